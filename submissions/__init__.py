@@ -1,0 +1,1 @@
+"""What is evaluated: architectures, training recipes and one folder per submission."""

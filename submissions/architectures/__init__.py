@@ -1,0 +1,1 @@
+"""The networks of the reference submissions; each module offers ``build(**kwargs) -> nn.Module``."""

@@ -1,0 +1,1 @@
+"""How the reference submissions were trained: one trainer, one file per defense, one TOML file per submission."""
