@@ -25,6 +25,8 @@ class Config:
     kwargs: dict[str, Any] = field(default_factory=dict)
     eps: str = "8/255"
     """Training budget in Linf, as an exact fraction."""
+    eps_ramp: float = 0.0
+    """Share of the training during which the budget grows linearly from 0 to ``eps``."""
     epochs: int = 12
     batch_size: int = 128
     lr: float = 0.2
@@ -52,8 +54,8 @@ def read(path: Path) -> Config:
     for name, value in table.items():
         if name not in known:
             raise ConfigError(f"{path}: unknown field {name!r}; known: {', '.join(known)}")
-        expected = known[name].type
-        accepted: Any = {float: (int, float)}.get(expected, expected) if isinstance(expected, type) else dict
+        expected: Any = known[name].type
+        accepted: Any = (int, float) if expected is float else expected if isinstance(expected, type) else dict
         if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
             raise ConfigError(f"{path}: {name}: expected {expected}, got {value!r}")
     missing = [name for name in ("id", "title", "recipe") if name not in table]

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def _from_npz(path: Path) -> Split:
                 images = np.stack(
                     [
                         np.asarray(Image.open(io.BytesIO(streams[start:stop])).convert("RGB"))
-                        for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+                        for start, stop in pairwise(offsets)
                     ]
                 )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -20,19 +20,25 @@ def _toml(value: object) -> str:
 
 
 def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *, out: Path) -> Path:
-    """Write ``out/<id>/`` with ``submission.toml``, ``weights.safetensors`` and ``training.json``; returns the folder."""
+    """Write ``submission.toml``, ``weights.safetensors`` and ``training.json`` into ``out/<id>/``; returns that folder."""
     folder = out / config.id
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()
-             if not name.endswith("num_batches_tracked")}
-    tracked = {name: tensor.cpu() for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    state = {
+        name: tensor.detach().float().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    tracked = {
+        name: tensor.cpu() for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")
+    }
     weights = folder / "weights.safetensors"
     save_file(state | tracked, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     seconds = sum(row["seconds"] for row in history)
     last = history[-1]
+    ramp = f" (linear over the first {config.eps_ramp:.0%})" if config.eps_ramp else ""
     training = (
-        f"{config.recipe}, Linf eps {config.eps}, {config.epochs} epochs, batch {config.batch_size}, one-cycle lr "
+        f"{config.recipe}, Linf eps {config.eps}{ramp}, {config.epochs} epochs, batch {config.batch_size}, one-cycle lr "
         f"{config.lr}, weight decay {config.weight_decay}, seed {config.seed}, "
         f"{'bf16 autocast' if config.bf16 else 'fp32'}; last epoch, no selection"
     )

@@ -32,7 +32,8 @@ def validate(model: nn.Module, split: Split, *, seed: int, device: torch.device)
     correct = {"natural": 0, "fgsm": 0, "pgd_10": 0}
     generator = torch.Generator().manual_seed(seed)
     with attackable(model):
-        for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True):
+        for chosen in torch.arange(len(split.labels)).split(250):
+            images, labels = split.images[chosen], split.labels[chosen]
             x = images.to(device).float().div(255).contiguous(memory_format=torch.channels_last)
             y = labels.to(device)
             start = uniform_start(x, eps=VALIDATION_EPS, generator=generator)
@@ -94,10 +95,12 @@ def train(
             chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
             x = augment(training.images[chosen], generator=generator).to(device, memory_format=torch.channels_last)
             y = training.labels[chosen].to(device)
+            progress = (epoch + (step + 1) / steps) / config.epochs
+            eps = config.eps_value * (min(1.0, progress / config.eps_ramp) if config.eps_ramp else 1.0)
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, (epoch + (step + 1) / steps) / config.epochs)
+                group["lr"] = learning_rate(config, progress)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                value = loss(model, x, y, eps=config.eps_value, generator=generator)
+                value = loss(model, x, y, eps=eps, generator=generator)
             optimiser.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

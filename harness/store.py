@@ -1,0 +1,173 @@
+"""Records and manifests on disk: where they lie, atomic writes, reads, migration. Never what a number means.
+
+Layout of a results folder::
+
+    runs/<digest>.json                                        one manifest per distinct run
+    records/<dataset>/<submission>/<task>/<start>-<stop>.parquet
+    records/.../<start>-<stop>.adv.safetensors                adversarial examples, not tracked
+
+A record is a Parquet table with one row per example; everything else is JSON in the file's metadata.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import ResultsError
+from harness.records import SCHEMA, Example, Manifest, Record, Shard, manifest_from_dict, record_from_dict, to_dict
+
+_HEADER = b"rampart"
+_ARROW = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+_COLUMNS = pa.schema([(item.name, _ARROW[str(item.type)]) for item in fields(Example)])
+
+
+def _slug(text: str) -> str:
+    """``text`` as a file name: every character outside a safe set becomes an underscore."""
+    return "".join(c if c.isalnum() or c in "-_.@+=," else "_" for c in text)
+
+
+def record_path(root: Path, shard: Shard) -> Path:
+    """Where the record of ``shard`` lies below the results folder ``root``."""
+    folder = root / "records" / _slug(shard.dataset) / _slug(shard.submission) / _slug(shard.task.key)
+    return folder / f"{shard.start:05d}-{shard.stop:05d}.parquet"
+
+
+def adversarial_path(root: Path, shard: Shard) -> Path:
+    """Where the adversarial examples of ``shard`` lie."""
+    return record_path(root, shard).with_suffix(".adv.safetensors")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` so that a reader sees the old file or the whole new one, whenever the writer is killed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ResultsError(f"{path}: could not be written: {error.strerror or error}") from None
+
+
+def write_record(root: Path, record: Record) -> Path:
+    """Write one record; returns its path. ``ResultsError`` when the disk refuses."""
+    header = to_dict(replace(record, examples=()))
+    columns = {item.name: [getattr(row, item.name) for row in record.examples] for item in fields(Example)}
+    table = pa.table(columns, schema=_COLUMNS.with_metadata({_HEADER: json.dumps(header).encode()}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    path = record_path(root, record.shard)
+    write_bytes(path, sink.getvalue().to_pybytes())
+    return path
+
+
+def migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Bring the plain data of an older schema up to ``SCHEMA``; ``ResultsError`` for a newer or unknown one."""
+    schema = data.get("schema")
+    if not isinstance(schema, int):
+        raise ResultsError(f"{path}: schema: expected a whole number, got {schema!r}")
+    if schema > SCHEMA:
+        raise ResultsError(
+            f"{path}: schema: expected {SCHEMA} or older, got {schema}: written by a newer version, upgrade rampart"
+        )
+    while schema < SCHEMA:
+        if schema not in MIGRATIONS:
+            raise ResultsError(f"{path}: schema {schema} is too old to migrate")
+        data = MIGRATIONS[schema](data)
+        schema = data["schema"]
+    return data
+
+
+MIGRATIONS: dict[int, Any] = {}
+"""For schema k, the function from its plain data to those of schema k + 1."""
+
+
+def read_record(path: Path, *, examples: bool = True) -> Record:
+    """Read one record, or without ``examples`` its header alone. ``ResultsError`` when the file is not a record."""
+    try:
+        schema = pq.read_schema(path)
+        data = json.loads((schema.metadata or {})[_HEADER])
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise ResultsError(f"{path}: expected a record, got {type(error).__name__}: {error}") from None
+    data = migrate(data, path)
+    try:
+        if examples:
+            data["examples"] = pq.read_table(path).to_pylist()
+        return record_from_dict(data)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ResultsError(f"{path}: not a record of schema {SCHEMA}: {type(error).__name__}: {error}") from None
+
+
+def find_record(root: Path, shard: Shard, *, examples: bool = True) -> Record | None:
+    """The record on disk at the place of ``shard``, whatever its identity; None when there is none.
+
+    A damaged file counts as none: its shard runs again. One of a newer schema raises ``ResultsError``.
+    """
+    path = record_path(root, shard)
+    if not path.exists():
+        return None
+    try:
+        return read_record(path, examples=examples)
+    except ResultsError as error:
+        if "schema:" in str(error):
+            raise
+        return None
+
+
+def manifest_path(root: Path, manifest: Manifest) -> Path:
+    """Where ``manifest`` lies: the name is a digest of what was asked, so the same run is written once."""
+    asked = to_dict(replace(manifest, created=""))
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    return root / "runs" / f"{digest}.json"
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Path:
+    """Write a manifest; returns its path."""
+    path = manifest_path(root, manifest)
+    write_bytes(path, (json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode())
+    return path
+
+
+def read_manifests(root: Path) -> list[Manifest]:
+    """All manifests of a results folder, oldest first; empty when there is none."""
+    found: list[Manifest] = []
+    for path in sorted((root / "runs").glob("*.json")):
+        try:
+            data = json.loads(path.read_text())
+            if not isinstance(data, dict):
+                raise ValueError("expected an object")
+            found.append(manifest_from_dict(migrate(data, path)))
+        except ResultsError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"{path}: expected a run manifest, got {type(error).__name__}: {error}") from None
+    return sorted(found, key=lambda item: item.created)
+
+
+def check_writable(root: Path) -> None:
+    """Create the results folder and prove that a file can be written; ``ResultsError`` when not."""
+    probe = root / ".writable"
+    write_bytes(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+def record_files(root: Path) -> Iterator[Path]:
+    """Every record file below ``root``, in a stable order."""
+    yield from sorted((root / "records").glob("*/*/*/*.parquet"))
