@@ -20,7 +20,7 @@ def _toml(value: object) -> str:
 
 
 def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *, out: Path) -> Path:
-    """Write ``submission.toml``, ``weights.safetensors`` and ``training.json`` into ``out/<id>/``; returns that folder."""
+    """Write card, ``weights.safetensors`` and ``training.json`` into ``out/<id>/``; returns that folder."""
     folder = out / config.id
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -36,10 +36,10 @@ def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     seconds = sum(row["seconds"] for row in history)
     last = history[-1]
-    ramp = f" (linear over the first {config.eps_ramp:.0%})" if config.eps_ramp else ""
+    first = f" after {config.natural_share:.0%} natural training" if config.natural_share else ""
     training = (
-        f"{config.recipe}, Linf eps {config.eps}{ramp}, {config.epochs} epochs, batch {config.batch_size}, one-cycle lr "
-        f"{config.lr}, weight decay {config.weight_decay}, seed {config.seed}, "
+        f"{config.recipe}, Linf eps {config.eps}{first}, {config.epochs} epochs, batch {config.batch_size}, one-cycle "
+        f"lr {config.lr}, weight decay {config.weight_decay}, seed {config.seed}, "
         f"{'bf16 autocast' if config.bf16 else 'fp32'}; last epoch, no selection"
     )
     lines = [

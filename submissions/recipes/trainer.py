@@ -96,7 +96,7 @@ def train(
             x = augment(training.images[chosen], generator=generator).to(device, memory_format=torch.channels_last)
             y = training.labels[chosen].to(device)
             progress = (epoch + (step + 1) / steps) / config.epochs
-            eps = config.eps_value * (min(1.0, progress / config.eps_ramp) if config.eps_ramp else 1.0)
+            eps = config.eps_value if progress >= config.natural_share else 0.0
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, progress)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):

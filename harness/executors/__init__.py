@@ -1,0 +1,1 @@
+"""Where shards run. Every executor takes the same jobs and reports the same records."""

@@ -1,0 +1,73 @@
+"""From what was asked and what lies on disk to the shards still to run. Pure: no torch, no clock, no disk."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.records import Candidate, Identity, Manifest, Record, Shard, Status
+
+SHARD_SIZE = 100
+"""Examples per shard: what a killed run can lose at most, per worker."""
+
+
+class State(StrEnum):
+    """How a wanted shard stands against the record found in its place."""
+
+    DONE = "done"
+    """A record of this task and identity, status ok."""
+    STALE = "stale"
+    """A record of another task definition or identity."""
+    FAILED = "failed"
+    """A record of this task and identity that ended in an error or was skipped because of one."""
+    TODO = "to do"
+    """No record."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A wanted shard and the identity its record must have."""
+
+    shard: Shard
+    identity: Identity
+
+
+def spans(n: int, size: int = SHARD_SIZE) -> list[tuple[int, int]]:
+    """Cut ``range(n)`` into spans on a fixed grid, so that a longer run reuses the whole spans of a shorter one."""
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def work_of(manifest: Manifest, candidate: Candidate) -> Iterator[Work]:
+    """Every shard that ``manifest`` wants of ``candidate``, tasks in order; cost is measured on the first span."""
+    for task in candidate.tasks:
+        for start, stop, digest in manifest.spans[:1] if task.kind == "cost" else manifest.spans:
+            yield Work(
+                Shard(candidate.id, manifest.dataset, task, start, stop),
+                Identity(candidate.checkpoint, candidate.source, digest, manifest.seed),
+            )
+
+
+def wanted(manifest: Manifest) -> list[Work]:
+    """Every shard of a manifest, submission by submission."""
+    return [work for candidate in manifest.candidates for work in work_of(manifest, candidate)]
+
+
+def state(work: Work, record: Record | None) -> State:
+    """Compare a wanted shard with the record in its place (its examples are not looked at)."""
+    if record is None:
+        return State.TODO
+    if record.shard != work.shard or record.identity != work.identity:
+        return State.STALE
+    return State.DONE if record.status is Status.OK else State.FAILED
+
+
+def outstanding(works: Iterable[Work], find: Callable[[Shard], Record | None]) -> list[Work]:
+    """The shards that must run: all that are not done, and every shard whose earlier cascade members must run."""
+    left: list[Work] = []
+    rerun: set[tuple[str, str, int]] = set()
+    for work in works:
+        shard = work.shard
+        upstream = any((shard.submission, key, shard.start) in rerun for key in shard.task.after)
+        if upstream or state(work, find(shard)) is not State.DONE:
+            left.append(work)
+            rerun.add((shard.submission, shard.task.key, shard.start))
+    return left

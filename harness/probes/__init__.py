@@ -1,0 +1,1 @@
+"""What touches a network and returns numbers; judging them is the checks' work."""

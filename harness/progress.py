@@ -1,0 +1,99 @@
+"""What a run tells while it goes on: one line per shard with an estimate of the time left, and a closing table."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness import metrics, plan, store
+from harness.records import Example, Record, Status
+from harness.run import Prepared, estimate
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1 min 15 s``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def _result(record: Record) -> str:
+    """What one shard showed, in a few words."""
+    if record.failure is not None:
+        return f"{record.status.value}: {record.failure.message}"
+    if record.footprint is not None:
+        cost = record.footprint
+        return f"{cost.forward.examples_per_second:.0f} images/s forward, {cost.parameters:,} parameters"
+    if record.shard.task.kind == "clean":
+        return f"natural {metrics.natural_accuracy(record.examples).value:.1%}"
+    return f"robust {metrics.robust_accuracy(record.examples).value:.1%}"
+
+
+class Progress:
+    """Called with every finished record; counts, estimates and prints."""
+
+    def __init__(self, prepared: Prepared, *, workers: int, say: Callable[[str], object]) -> None:
+        self._prepared, self._workers, self._say = prepared, max(1, workers), say
+        self._left = [(work.shard.submission, work.shard.task.key) for work in prepared.works]
+        self._seconds: dict[str, list[float]] = {}
+        self._failed: list[Record] = []
+        self._began = time.monotonic()
+        self.finished = 0
+
+    @property
+    def failed(self) -> int:
+        """Shards that ended without numbers."""
+        return len(self._failed)
+
+    def __call__(self, record: Record) -> None:
+        shard = record.shard
+        self.finished += 1
+        self._left.remove((shard.submission, shard.task.key))
+        if record.status is Status.OK:
+            self._seconds.setdefault(shard.task.key, []).append(record.cost.seconds)
+        else:
+            self._failed.append(record)
+        left = estimate(self._seconds, [key for _, key in self._left])
+        eta = f", {duration(left / self._workers)} left" if left else ""
+        self._say(
+            f"[{self.finished}/{len(self._prepared.works)}] {shard.submission} {shard.task.key} "
+            f"{shard.start}-{shard.stop}: {_result(record)} ({record.cost.seconds:.1f} s{eta})"
+        )
+
+    def failures(self) -> list[str]:
+        """One line per distinct failure."""
+        lines: dict[str, int] = {}
+        for record in self._failed:
+            assert record.failure is not None
+            line = f"{record.shard.submission} {record.failure.kind}: {record.failure.message}"
+            lines[line] = lines.get(line, 0) + 1
+        return [f"{line} ({count} shards)" if count > 1 else line for line, count in lines.items()]
+
+    def table(self, results: Path) -> str:
+        """Accuracies of every submission of the run, from the records on disk; ``-`` where there is no number."""
+        manifest = self._prepared.manifest
+        rows: dict[str, dict[str, str]] = {}
+        for candidate in manifest.candidates:
+            collected: dict[str, list[Example] | None] = {}
+            for work in plan.work_of(manifest, candidate):
+                key, record = work.shard.task.key, store.find_record(results, work.shard)
+                if work.shard.task.kind == "cost":
+                    continue
+                known = collected.setdefault(key, [])
+                if record is None or plan.state(work, record) is not plan.State.DONE:
+                    collected[key] = None
+                elif known is not None:
+                    known.extend(record.examples)
+            rows[candidate.id] = {
+                key: f"{(metrics.natural_accuracy if key == 'clean' else metrics.robust_accuracy)(found).value:.1%}"
+                if found
+                else "-"
+                for key, found in collected.items()
+            }
+        columns = list(dict.fromkeys(key for cells in rows.values() for key in cells))
+        width = max((len(name) for name in rows), default=0)
+        lines = [" ".join(["".ljust(width), *columns])]
+        for name, cells in rows.items():
+            lines.append(" ".join([name.ljust(width), *(cells.get(key, "").rjust(len(key)) for key in columns)]))
+        return "\n".join(lines)

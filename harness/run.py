@@ -1,0 +1,216 @@
+"""From a request on the command line to a manifest and jobs, and from jobs to records on disk."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import datasets, plan, store, suites
+from harness.attacks import ATTACKS
+from harness.datasets import Dataset
+from harness.engine import Settings
+from harness.errors import UnknownNameError, UserError
+from harness.executors.local import LocalExecutor
+from harness.executors.shard_process import Job, failed_record
+from harness.plan import Work
+from harness.records import Candidate, Failure, Manifest, Record, Shard, Task, ThreatModel
+from harness.submission import Submission, discover, fits
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; empty tuples mean everything."""
+
+    ids: tuple[str, ...]
+    suite: str
+    dataset: str
+    roots: tuple[Path, ...]
+    results: Path
+    limit: int | None = None
+    threats: tuple[ThreatModel, ...] = ()
+    only: tuple[str, ...] = ()
+    """Names of the tasks to run; empty: the whole suite."""
+    data_dir: Path | None = None
+    seed: int = 0
+    shard_size: int = plan.SHARD_SIZE
+    workers: int = 1
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is about to start."""
+
+    manifest: Manifest
+    dataset: Dataset
+    works: tuple[Work, ...]
+    """Shards still to run."""
+    specs: Mapping[str, dict[str, Any]]
+    """How to build each submission."""
+    unusable: Mapping[str, UserError]
+    """Submissions that were asked for and cannot be evaluated, with the reason."""
+    notes: tuple[str, ...]
+    """What was left out and why."""
+
+    @property
+    def total(self) -> int:
+        """Shards of the whole run, done ones included."""
+        return len(plan.wanted(self.manifest))
+
+
+def select(request: Request) -> tuple[list[Submission], dict[str, UserError], list[str]]:
+    """The submissions a request names: usable ones, unusable ones with the reason, and notes on what was left out."""
+    found = discover(request.roots)
+    known = [*found.submissions, *found.problems]
+    for name in request.ids:
+        if name not in known:
+            raise UnknownNameError("submission", name, known)
+    chosen = list(request.ids) or sorted(known)
+    problems = {name: found.problems[name] for name in chosen if name in found.problems}
+    usable, notes = [], []
+    for name in dict.fromkeys(chosen):
+        if name in problems:
+            continue
+        submission = found.submissions[name]
+        if fits(submission.card, request.dataset):
+            usable.append(submission)
+        elif request.ids:
+            problems[name] = UserError(
+                f"{name}: dataset: the card says {', '.join(submission.card.datasets)}, got {request.dataset!r}"
+            )
+        else:
+            notes.append(f"{name} is for {', '.join(submission.card.datasets)}: left out")
+    if not usable and not problems:
+        places = ", ".join(str(root) for root in request.roots)
+        raise UserError(f"no submission for {request.dataset} in {places}; make one with: harness new my-model")
+    return usable, problems, notes
+
+
+def _tasks(request: Request, submission: Submission, notes: list[str]) -> tuple[Task, ...]:
+    suite = suites.load(request.suite)
+    threats = request.threats or submission.card.threats
+    tasks = suites.expand(
+        suite, threats, implementation=lambda name: ATTACKS.get(name).implementation, only=request.only
+    )
+    kept: list[Task] = []
+    for task in tasks:
+        if task.threat is not None and task.threat.norm not in ATTACKS.get(task.attack).norms:
+            note = f"{task.name} has no {task.threat.norm} form: left out"
+            if note not in notes:
+                notes.append(note)
+            continue
+        kept.append(task)
+    return tuple(kept)
+
+
+def prepare(request: Request) -> Prepared:
+    """Check everything that can be checked before any work, write the manifest, and plan.
+
+    ``UserError`` when the request as a whole makes no sense; a submission that cannot be used only loses its own row.
+    """
+    suites.load(request.suite)
+    data = datasets.load(request.dataset, data_dir=request.data_dir, limit=request.limit)
+    usable, unusable, notes = select(request)
+    store.check_writable(request.results)
+    candidates: list[Candidate] = []
+    specs: dict[str, dict[str, Any]] = {}
+    for submission in usable:
+        try:
+            checkpoint, source = submission.checkpoint_sha256(), submission.source_sha256()
+            specs[submission.id] = submission.spec()
+        except UserError as error:
+            unusable[submission.id] = error
+            checkpoint, source = "unavailable", "unavailable"
+        tasks = _tasks(request, submission, notes)
+        candidates.append(Candidate(submission.id, submission.card.plain(), checkpoint, source, tasks))
+    cuts = plan.spans(len(data), request.shard_size)
+    manifest = Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        suite=request.suite if not request.suite.endswith(".toml") else Path(request.suite).stem,
+        dataset=data.name,
+        classes=data.classes,
+        n=len(data),
+        full=data.full,
+        spans=tuple((start, stop, data.span_sha256(start, stop)) for start, stop in cuts),
+        seed=request.seed,
+        candidates=tuple(candidates),
+        class_names=data.class_names,
+    )
+    if candidates:
+        store.write_manifest(request.results, manifest)
+    # A submission without a usable checkpoint gets its error records at once, so that the page can say why.
+    for candidate in candidates:
+        if candidate.id not in specs:
+            failure = Failure("checkpoint", str(unusable[candidate.id]))
+            for work in plan.work_of(manifest, candidate):
+                store.write_record(request.results, failed_record(work, failure, request.settings))
+    runnable = replace(manifest, candidates=tuple(item for item in candidates if item.id in specs))
+
+    def find(shard: Shard) -> Record | None:
+        return store.find_record(request.results, shard, examples=False)
+
+    works = tuple(plan.outstanding(plan.wanted(runnable), find))
+    return Prepared(runnable, data, works, specs, unusable, tuple(notes))
+
+
+def execute(prepared: Prepared, request: Request, report: Callable[[Record], None]) -> None:
+    """Run the shards that are left; ``report`` gets each record once it is on disk."""
+    jobs = [Job(work, prepared.specs[work.shard.submission]) for work in prepared.works]
+    executor = LocalExecutor(
+        root=request.results,
+        dataset=prepared.dataset,
+        settings=request.settings,
+        workers=max(1, min(request.workers, len(jobs))),
+    )
+    executor.run(jobs, report)
+
+
+def default_workers() -> int:
+    """One worker per processor core this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far one manifest has come."""
+
+    manifest: Manifest
+    counts: Mapping[plan.State, int]
+    failures: tuple[Record, ...]
+    """Records (without examples) of the failed shards."""
+    eta_seconds: float | None
+    """Estimate of the worker seconds left, from the shards already done; None when nothing is done yet."""
+
+
+def standing(results: Path, manifest: Manifest) -> Standing:
+    """Compare a manifest with the records on disk."""
+    counts = dict.fromkeys(plan.State, 0)
+    failures: list[Record] = []
+    spent: dict[str, list[float]] = {}
+    left: list[str] = []
+    for work in plan.wanted(manifest):
+        record = store.find_record(results, work.shard, examples=False)
+        state = plan.state(work, record)
+        counts[state] += 1
+        if state is plan.State.DONE and record is not None:
+            spent.setdefault(work.shard.task.key, []).append(record.cost.seconds)
+        else:
+            left.append(work.shard.task.key)
+        if state is plan.State.FAILED and record is not None:
+            failures.append(record)
+    return Standing(manifest, counts, tuple(failures), estimate(spent, left))
+
+
+def estimate(spent: Mapping[str, Sequence[float]], left: Sequence[str]) -> float | None:
+    """Seconds for the tasks in ``left``, each at its own mean so far, or at the mean of all where it has none."""
+    every = [seconds for values in spent.values() for seconds in values]
+    if not left:
+        return 0.0
+    if not every:
+        return None
+    overall = sum(every) / len(every)
+    return sum(sum(spent[key]) / len(spent[key]) if key in spent else overall for key in left)
