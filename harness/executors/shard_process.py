@@ -11,13 +11,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from harness import store
+from harness import environment, store
 from harness.datasets import Dataset
 from harness.engine import Outcome, Settings, run_shard
 from harness.errors import ResultsError
 from harness.models import Description, ModelWorker, WorkerError, WorkerOptions
 from harness.plan import Work
-from harness.records import Failure, Record, Shard, Status
+from harness.records import Cost, Failure, Record, Shard, Status
 
 LOST = frozenset({"died", "timeout", "memory"})
 """Kinds of failure after which the model's process is gone."""
@@ -56,7 +56,7 @@ def save(root: Path, outcome: Outcome) -> Record:
 
 
 def earlier_records(root: Path, shard: Shard) -> list[Record]:
-    """The records on disk of the cascade members before ``shard``'s task; shorter than ``after`` when one is missing."""
+    """Records on disk of the cascade members before ``shard``'s task; shorter than ``after`` when one is missing."""
     found: list[Record] = []
     for key in shard.task.after:
         name = key.partition("@")[0]
@@ -121,9 +121,6 @@ def _run(job: Job, bench: _Bench, dataset: Dataset, root: Path, settings: Settin
 
 def failed_record(work: Work, failure: Failure, settings: Settings) -> Record:
     """The record of a shard that was not run, or whose engine process was lost."""
-    from harness import environment
-    from harness.records import Cost
-
     return Record(
         shard=work.shard,
         identity=work.identity,

@@ -1,0 +1,101 @@
+"""Records on disk: whole or not at all, readable across versions, honest about damage."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from harness import store
+from harness.errors import ResultsError
+from harness.records import SCHEMA, Candidate, Manifest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _manifest(task) -> Manifest:
+    return Manifest(
+        created="2026-01-01T00:00:00+00:00", suite="quick", dataset="cifar10-sample", classes=10, n=2, full=20,
+        spans=((0, 2, "d" * 64),), seed=0, candidates=(Candidate("model", {"title": "t"}, "c" * 64, "s" * 64, (task,)),),
+    )  # fmt: skip
+
+
+def test_a_record_read_back_is_the_record_written(tmp_path, make_record) -> None:
+    record = make_record()
+    path = store.write_record(tmp_path, record)
+    assert store.read_record(path) == record
+    assert store.find_record(tmp_path, record.shard) == record
+    header = store.read_record(path, examples=False)
+    assert header.examples == () and header.cost == record.cost
+
+
+def test_the_file_is_a_plain_table_with_a_row_per_example(tmp_path, make_record) -> None:
+    record = make_record()
+    table = pq.read_table(store.write_record(tmp_path, record)).to_pandas()
+    assert list(table["adversarial_prediction"]) == [row.adversarial_prediction for row in record.examples]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not parquet", None])
+def test_a_damaged_file_counts_as_not_there(tmp_path, make_record, damage) -> None:
+    record = make_record()
+    path = store.write_record(tmp_path, record)
+    path.write_bytes(path.read_bytes()[:-20] if damage is None else damage)
+    assert store.find_record(tmp_path, record.shard) is None
+    with pytest.raises(ResultsError, match="expected a record"):
+        store.read_record(path)
+
+
+def test_a_newer_schema_is_named_and_left_alone(tmp_path, make_record) -> None:
+    record = make_record(schema=SCHEMA + 1)
+    path = store.write_record(tmp_path, record)
+    before = path.read_bytes()
+    with pytest.raises(ResultsError, match=rf"{path.name}: schema: expected {SCHEMA} or older, got {SCHEMA + 1}"):
+        store.find_record(tmp_path, record.shard)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_manifest_is_named(tmp_path, make_record) -> None:
+    path = store.write_manifest(tmp_path, _manifest(make_record().shard.task))
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"schema": SCHEMA + 1}))
+    with pytest.raises(ResultsError, match="schema: expected"):
+        store.read_manifests(tmp_path)
+
+
+def test_the_same_request_is_one_manifest(tmp_path, make_record) -> None:
+    from dataclasses import replace
+
+    manifest = _manifest(make_record().shard.task)
+    store.write_manifest(tmp_path, manifest)
+    store.write_manifest(tmp_path, replace(manifest, created="2026-02-01T00:00:00+00:00"))
+    (found,) = store.read_manifests(tmp_path)
+    assert found.created.startswith("2026-02")
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_the_old_record(tmp_path, make_record, monkeypatch) -> None:
+    record = make_record()
+    path = store.write_record(tmp_path, record)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResultsError, match=r"could not be written: No space left on device"):
+        store.write_record(tmp_path, record)
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("record-schema-*.parquet")), ids=lambda path: path.stem)
+def test_a_record_of_every_schema_is_still_readable(path, make_record) -> None:
+    record = store.read_record(path)
+    assert record.schema == SCHEMA
+    assert record.shard.task.key == "pgd-20@Linf-8/255"
+    assert [row.robust for row in record.examples] == [True, False]
+
+
+def test_there_is_a_golden_record_of_this_schema() -> None:
+    assert (GOLDEN / f"record-schema-{SCHEMA}.parquet").exists()
