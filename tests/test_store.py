@@ -18,7 +18,8 @@ GOLDEN = Path(__file__).parent / "golden"
 def _manifest(task) -> Manifest:
     return Manifest(
         created="2026-01-01T00:00:00+00:00", suite="quick", dataset="cifar10-sample", classes=10, n=2, full=20,
-        spans=((0, 2, "d" * 64),), seed=0, candidates=(Candidate("model", {"title": "t"}, "c" * 64, "s" * 64, (task,)),),
+        spans=((0, 2, "d" * 64),), seed=0,
+        candidates=(Candidate("model", {"title": "t"}, "c" * 64, "s" * 64, (task,)),),
     )  # fmt: skip
 
 

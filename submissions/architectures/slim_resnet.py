@@ -1,7 +1,8 @@
 """Slim residual network in the grammar of the RCM paper (arXiv 2202.12435): a stride string and a pooling.
 
 One stem convolution, four stages of one basic block each, widths w, 2w, 4w, 8w; digit *i* of ``strides`` is the
-stride of stage *i*, so ``1222`` ends in a 4x4 map and ``1122`` in an 8x8 map before the global pooling.
+stride of stage *i*, so ``1222`` ends in a 4x4 map and ``1122`` in an 8x8 map before the global pooling. The input may
+be upsampled after normalisation, the paper's other way to a larger map.
 """
 
 from collections.abc import Sequence
@@ -52,9 +53,12 @@ class BasicBlock(nn.Module):
 class SlimResNet(nn.Module):
     """The network; see the module's text for its grammar."""
 
-    def __init__(self, width: int, strides: str, pooling: str, classes: int) -> None:
+    def __init__(self, width: int, strides: str, pooling: str, upsample: int, upsample_mode: str, classes: int) -> None:
         super().__init__()
         self.normalise = Normalise()
+        self.upsample: nn.Module = nn.Identity()
+        if upsample > 1:
+            self.upsample = nn.Upsample(scale_factor=upsample, mode=upsample_mode)
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages: list[nn.Module] = []
         channels = width
@@ -69,18 +73,32 @@ class SlimResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.pool(self.stages(self.stem(self.normalise(x))))
+        features: Tensor = self.pool(self.stages(self.stem(self.upsample(self.normalise(x)))))
         logits: Tensor = self.linear(features.flatten(1))
         return logits
 
 
-def build(*, width: int = 12, strides: str = "1222", pooling: str = "avg", classes: int = 10) -> SlimResNet:
+def build(
+    *,
+    width: int = 12,
+    strides: str = "1222",
+    pooling: str = "avg",
+    upsample: int = 1,
+    upsample_mode: str = "nearest",
+    classes: int = 10,
+) -> SlimResNet:
     """Build the network from float images (N, 3, 32, 32) in [0, 1] to logits (N, classes).
 
-    Raises ``ValueError`` when ``strides`` is not four digits of 1 or 2 or ``pooling`` is neither avg nor max.
+    ``upsample`` is the factor by which height and width grow before the first convolution. Raises ``ValueError`` when
+    ``strides`` is not four digits of 1 or 2, ``pooling`` neither avg nor max, ``upsample`` below 1, or
+    ``upsample_mode`` neither nearest nor bilinear.
     """
     if len(strides) != 4 or set(strides) - {"1", "2"}:
         raise ValueError(f"strides: expected four digits of 1 or 2, got {strides!r}")
     if pooling not in {"avg", "max"}:
         raise ValueError(f"pooling: expected 'avg' or 'max', got {pooling!r}")
-    return SlimResNet(width, strides, pooling, classes)
+    if upsample < 1:
+        raise ValueError(f"upsample: expected 1 or more, got {upsample!r}")
+    if upsample_mode not in {"nearest", "bilinear"}:
+        raise ValueError(f"upsample_mode: expected 'nearest' or 'bilinear', got {upsample_mode!r}")
+    return SlimResNet(width, strides, pooling, upsample, upsample_mode, classes)

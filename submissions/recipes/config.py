@@ -25,8 +25,6 @@ class Config:
     kwargs: dict[str, Any] = field(default_factory=dict)
     eps: str = "8/255"
     """Training budget in Linf, as an exact fraction."""
-    natural_share: float = 0.0
-    """Share of the training spent without perturbations before ``eps`` is switched on at once."""
     epochs: int = 12
     batch_size: int = 128
     lr: float = 0.2

@@ -36,9 +36,8 @@ def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     seconds = sum(row["seconds"] for row in history)
     last = history[-1]
-    first = f" after {config.natural_share:.0%} natural training" if config.natural_share else ""
     training = (
-        f"{config.recipe}, Linf eps {config.eps}{first}, {config.epochs} epochs, batch {config.batch_size}, one-cycle "
+        f"{config.recipe}, Linf eps {config.eps}, {config.epochs} epochs, batch {config.batch_size}, one-cycle "
         f"lr {config.lr}, weight decay {config.weight_decay}, seed {config.seed}, "
         f"{'bf16 autocast' if config.bf16 else 'fp32'}; last epoch, no selection"
     )

@@ -96,11 +96,10 @@ def train(
             x = augment(training.images[chosen], generator=generator).to(device, memory_format=torch.channels_last)
             y = training.labels[chosen].to(device)
             progress = (epoch + (step + 1) / steps) / config.epochs
-            eps = config.eps_value if progress >= config.natural_share else 0.0
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config, progress)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                value = loss(model, x, y, eps=eps, generator=generator)
+                value = loss(model, x, y, eps=config.eps_value, generator=generator)
             optimiser.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

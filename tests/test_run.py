@@ -1,0 +1,299 @@
+"""The command line on tiny submissions: every number on disk, whatever happens on the way."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import store
+from harness.records import Record, Status
+
+CARD = """
+id = "{id}"
+title = "{id}"
+dataset = "cifar10"
+entry = "model.py:build"
+[[threat_models]]
+norm = "Linf"
+eps = "8/255"
+"""
+
+HONEST = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    features = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*features, nn.Linear(32, 10))
+"""
+
+FAULTS = {
+    "exits": "os._exit(3)",
+    "sleeps": "time.sleep(10_000)",
+    "allocates": "self.hoard = [torch.ones(64, 2**20) for _ in range(10_000)]",
+    "raises": "raise ValueError('no thanks')",
+    "wrong-shape": "return x.mean(dim=(2, 3))[:1]",
+    "tuple": "return (x.mean(dim=(2, 3)),)",
+}
+
+FAULTY = """
+import os, time
+import torch
+from torch import nn
+
+class Faulty(nn.Module):
+    def forward(self, x):
+        {body}
+
+def build():
+    return Faulty()
+"""
+
+
+def submission(root: Path, name: str, code: str) -> Path:
+    """Write a submission folder."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "submission.toml").write_text(CARD.format(id=name))
+    (folder / "model.py").write_text(code)
+    return folder
+
+
+def harness(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def outcomes(results: Path) -> dict[str, list[tuple]]:
+    """What every record says about every example, without what depends on the clock."""
+    found = {}
+    for path in store.record_files(results):
+        record = store.read_record(path)
+        key = f"{record.shard.submission} {record.shard.task.key} {record.shard.start}"
+        found[key] = [record.status.value, [tuple(vars(row).values()) for row in record.examples]]
+    return found
+
+
+def records(results: Path) -> list[Record]:
+    return [store.read_record(path) for path in store.record_files(results)]
+
+
+@pytest.fixture(scope="session")
+def honest_root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("honest")
+    submission(root, "honest", HONEST)
+    submission(root, "honest-too", HONEST.replace("manual_seed(0)", "manual_seed(1)"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(honest_root, tmp_path_factory) -> Path:
+    """Results of a run that was never disturbed."""
+    results = tmp_path_factory.mktemp("finished")
+    done = harness("run", "honest", "honest-too", "--submissions", str(honest_root), "--results", str(results))
+    assert done.returncode == 0, done.stderr
+    return results
+
+
+def test_a_run_leaves_a_record_of_every_shard(finished) -> None:
+    found = records(finished)
+    assert {record.shard.task.name for record in found} == {
+        "clean", "fgsm", "pgd-20", "deepfool", "apgd-ce", "apgd-t-3", "square-500", "cost",
+    }  # fmt: skip
+    assert all(record.status is Status.OK for record in found)
+    for record in found:
+        if record.shard.task.kind == "cost":
+            cost = record.footprint
+            assert cost and cost.parameters == 8 * 27 + 8 + 16 + 330 and cost.macs > 0
+            assert cost.forward.examples_per_second > cost.forward_backward.examples_per_second > 0
+            assert cost.peak_inference_bytes > 0
+        else:
+            assert [row.index for row in record.examples] == list(range(20))
+            assert record.mismatches == 0
+
+
+def test_the_cascade_never_rises_and_attacks_survivors_only(finished) -> None:
+    found = {(record.shard.submission, record.shard.task.name): record for record in records(finished)}
+    for name in ("honest", "honest-too"):
+        alive = [row.correct for row in found[name, "clean"].examples]
+        for member in ("apgd-ce", "apgd-t-3", "square-500"):
+            rows = found[name, member].examples
+            assert [row.attempted for row in rows] == alive
+            after = [row.robust for row in rows]
+            assert all(before or not now for before, now in zip(alive, after, strict=True))
+            alive = after
+
+
+def test_the_same_command_again_does_nothing(finished, honest_root) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.record_files(finished)}
+    again = harness("run", "honest", "honest-too", "--submissions", str(honest_root), "--results", str(finished))
+    assert again.returncode == 0
+    assert "16 shards, 16 done already" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in store.record_files(finished)} == before
+
+
+def test_batch_size_and_workers_change_nothing(finished, honest_root, tmp_path) -> None:
+    ours = ["--attack", "fgsm", "--attack", "pgd-20", "--attack", "deepfool"]
+    done = harness(
+        "run", "honest", "honest-too", "--submissions", str(honest_root), "--results", str(tmp_path), *ours,
+        "--batch-size", "7", "--workers", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reference = outcomes(finished)
+    small = outcomes(tmp_path)
+    assert len(small) == 8
+    assert small == {key: reference[key] for key in small}
+
+
+def test_killed_ten_times_ends_with_the_same_records(finished, honest_root, tmp_path) -> None:
+    arguments = ["run", "honest", "honest-too", "--submissions", str(honest_root), "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "harness", *arguments]
+    draw = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(1, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = harness(*arguments)
+    assert done.returncode == 0, done.stderr
+    expected, found = outcomes(finished), outcomes(tmp_path)
+    assert found.keys() == expected.keys()
+    for key in expected:
+        if not key.split()[1].startswith("cost"):
+            assert found[key] == expected[key], key
+    assert not list(tmp_path.rglob("*.tmp")) or all(path.name.startswith(".") for path in tmp_path.rglob("*.tmp"))
+
+
+def test_verify_confirms_the_records_and_notices_a_changed_file(finished, honest_root, tmp_path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    fine = harness("verify", "--results", str(copy), "--submissions", str(honest_root))
+    assert fine.returncode == 0, fine.stdout + fine.stderr
+    assert "0 shards with problems" in fine.stdout and " 0 adversarial" not in fine.stdout
+    victim = sorted(copy.rglob("*.adv.safetensors"))[0]
+    victim.write_bytes(victim.read_bytes()[:-4] + b"\0\0\0\0")
+    broken = harness("verify", "--results", str(copy), "--submissions", str(honest_root))
+    assert broken.returncode == 1
+    assert "sha256 differs" in broken.stdout
+
+
+def test_status_counts_and_explains(finished) -> None:
+    done = harness("status", "--results", str(finished), "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["counts"] == {"done": 16, "stale": 0, "failed": 0, "to do": 0}
+    assert (row["dataset"], row["n"], row["suite"]) == ("cifar10-sample", 20, "quick")
+
+
+def test_faulty_submissions_cost_their_own_shards_only(tmp_path) -> None:
+    root, results = tmp_path / "submissions", tmp_path / "results"
+    submission(root, "honest", HONEST)
+    for name, body in FAULTS.items():
+        submission(root, name, FAULTY.format(body=body))
+    names = ["honest", *FAULTS]
+    done = harness(
+        "run", *names, "--submissions", str(root), "--results", str(results), "--attack", "fgsm",
+        "--shard-timeout", "12", "--memory-limit", "2GiB", timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    kinds = {name: set() for name in names}
+    for record in records(results):
+        kinds[record.shard.submission].add(record.failure.kind if record.failure else "ok")
+    assert kinds == {
+        "honest": {"ok"}, "exits": {"died"}, "sleeps": {"timeout"}, "allocates": {"memory"}, "raises": {"raised"},
+        "wrong-shape": {"contract"}, "tuple": {"contract"},
+    }  # fmt: skip
+    assert "no thanks" in done.stderr and "exit code 3" in done.stderr
+
+
+def test_interrupt_ends_cleanly_and_says_how_to_resume(honest_root, tmp_path) -> None:
+    command = [
+        sys.executable, "-m", "harness", "run", "honest", "--submissions", str(honest_root), "--results", str(tmp_path),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in stderr and "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "honst"], "unknown submission 'honst': did you mean 'honest'?"),
+        (["run", "--dataset", "cifar11"], "unknown data set 'cifar11': did you mean 'cifar10'?"),
+        (["run", "--suite", "qick"], "unknown suite 'qick': did you mean 'quick'?"),
+        (["run", "--attack", "pgd20"], "unknown attack 'pgd20': did you mean 'pgd-20'?"),
+        (["run", "--threat", "Linf"], "expected NORM:EPS such as Linf:8/255, got 'Linf'"),
+        (["run", "--threat", "Linf:-1"], "expected a positive fraction"),
+        (["run", "--limit", "0"], "0 is not in the range"),
+        (["run", "--memory-limit", "lots"], "expected a size such as 4GiB, got 'lots'"),
+        (["run", "--device", "tpu"], "expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["run", "--dataset", "npz:nowhere.npz"], "nowhere.npz"),
+        (["run", "--sute", "quick"], "No such option"),
+        (["dance"], "No such command"),
+        (["status", "--results", "nowhere"], "expected a results folder with runs in it"),
+        (["verify", "--results", "nowhere"], "expected a results folder with runs in it"),
+        (["run", "--results", "/dev/null/x"], "could not be written"),
+    ],
+)
+def test_a_wrong_command_is_one_clear_line(arguments, message, honest_root) -> None:
+    from harness.cli import main
+
+    extra = ["--submissions", str(honest_root)] if arguments[0] == "run" else []
+    assert _stderr_of(main, [*arguments, *extra], message)
+
+
+def _stderr_of(main, arguments, message) -> bool:
+    import contextlib
+    import io
+
+    stderr, stdout = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
+        code = main(arguments)
+    lines = stderr.getvalue().strip().splitlines()
+    assert code == 2, stderr.getvalue()
+    assert len(lines) == 1 and message in lines[0], lines
+    return True
+
+
+def test_a_label_without_a_logit_is_an_error_record(honest_root, tmp_path) -> None:
+    path = tmp_path / "labels.npz"
+    np.savez(path, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.array([0, 1, 12, 3]))
+    done = harness(
+        "run", "honest", "--submissions", str(honest_root), "--results", str(tmp_path / "r"),
+        "--dataset", f"npz:{path}", "--attack", "fgsm",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "label 12 has no logit: the network returns 10 classes" in done.stderr
+
+
+def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    manifest = next((copy / "runs").glob("*.json"))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
+    done = harness("status", "--results", str(copy))
+    assert done.returncode == 2
+    assert "expected 1 or older, got 99" in done.stderr and "Traceback" not in done.stderr
