@@ -1,0 +1,110 @@
+"""Projected gradient descent with the best iterate kept."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.geometry import Ball, ascent_
+from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
+from harness.attacks.losses import LOSSES, input_gradient, misclassified
+from harness.attacks.randomness import ExampleGenerators
+from harness.errors import UserError
+
+NORMS = ("Linf", "L2")
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: str = "Linf",
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 1,
+    loss: str = "ce",
+    random_start: bool = True,
+    generator: ExampleGenerators | torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient descent (Madry et al. 2018, arXiv 1706.06083).
+
+    ``x`` is float (N, C, H, W) in [0, 1], ``y`` int64 (N,), ``model`` maps images to logits (N, K); the answer has
+    the shape and dtype of ``x`` and lies within ``eps`` of it in ``norm``. ``step_size`` is ``eps / 4`` by default;
+    ``loss`` is ``ce`` (cross-entropy) or ``margin`` (largest other logit minus the label's). The start is a uniform
+    point of the ball, or ``x`` without ``random_start``; each of the ``restarts`` draws anew and attacks the survivors.
+
+    Every iterate is tested, the start and the last one included. The first misclassified one is returned and its
+    example leaves the batch; an example that survives gets its iterate of highest loss. An image that is
+    misclassified itself comes back as it is. Raises ``UserError`` for arguments out of range.
+    """
+    check_batch("pgd", x, y)
+    check_norm("pgd", norm, NORMS)
+    step_size = eps / 4 if step_size is None else step_size
+    check_positive("pgd", eps=eps, step_size=step_size)
+    check_count("pgd", steps=steps, restarts=restarts)
+    if loss not in LOSSES:
+        raise UserError(f"pgd: loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+    if restarts > 1 and not random_start:
+        raise UserError(f"pgd: restarts: expected 1 without a random start, got {restarts}")
+    x = x.detach()
+    x_adv = x.clone()
+    if not len(x):
+        return x_adv
+    with torch.no_grad():
+        logits = model(x)
+    check_labels("pgd", logits, y)
+    rows = (~misclassified(logits, y)).nonzero().squeeze(1)
+    best = x.new_full((len(x),), -math.inf)
+    generators = ExampleGenerators.of(generator, len(x))
+    for _ in range(restarts):
+        if not len(rows):
+            break
+        ball = Ball(x[rows], norm, eps)
+        start = ball.sample(generators.select(rows)) if random_start else ball.x.clone()
+        points, values, fooled = _ascend(model, ball, y[rows], start, steps, step_size, LOSSES[loss])
+        better = fooled | (values > best[rows])
+        x_adv[rows[better]] = points[better]
+        best[rows[better]] = values[better]
+        rows = rows[~fooled]
+    return x_adv
+
+
+def _ascend(
+    model: nn.Module,
+    ball: Ball,
+    y: Tensor,
+    point: Tensor,
+    steps: int,
+    step_size: float,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Climb from ``point``, which is overwritten; the best iterates, their losses and whether they are misclassified.
+
+    Rows that are done are dropped, so the ones that are left cost less and never feel the others.
+    """
+    best, values = point.clone(), point.new_full((len(point),), -math.inf)
+    fooled = torch.zeros(len(point), dtype=torch.bool, device=point.device)
+    rows = torch.arange(len(point), device=point.device)
+    for step in range(steps + 1):
+        last = step == steps
+        with torch.set_grad_enabled(not last):
+            logits = model(point.requires_grad_(not last))
+            losses = loss(logits, y)
+        done = misclassified(logits.detach(), y)
+        leave = last or bool(done.all())
+        grad = None if leave else input_gradient(losses, point)
+        point, losses = point.detach(), losses.detach()
+        better = done | (losses > values[rows])
+        best[rows[better]] = point[better]
+        values[rows[better]] = losses[better]
+        fooled[rows[done]] = True
+        if grad is None:
+            break
+        if bool(done.any()):
+            keep = ~done
+            rows, y, ball, point, grad = rows[keep], y[keep], ball.select(keep), point[keep], grad[keep]
+        point = ball.project_(point.add_(ascent_(grad, ball.norm), alpha=step_size))
+    return best, values, fooled
