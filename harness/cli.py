@@ -18,7 +18,7 @@ from harness.records import ThreatModel
 RESUME = "run the same command again to go on"
 
 
-class _Bytes(click.ParamType):
+class _Bytes(click.ParamType[int]):
     """A size such as 4GiB, 800M or 4000000000, in bytes."""
 
     name = "size"
@@ -37,7 +37,7 @@ class _Bytes(click.ParamType):
         return size
 
 
-class _Threat(click.ParamType):
+class _Threat(click.ParamType[ThreatModel]):
     """A threat model such as Linf:8/255."""
 
     name = "norm:eps"
@@ -111,7 +111,7 @@ def list_(roots: tuple[Path, ...], as_json: bool) -> int:
     from harness.submission import discover
 
     found = discover(_roots(roots))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": item.id,
             "title": item.card.title,

@@ -51,19 +51,20 @@ class Outcome:
 
 def classify(logits: Tensor) -> Tensor:
     """Predicted classes int64 (N,); -1 where a logit is not finite, which counts as misclassified."""
-    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+    return logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1)
 
 
 def margins(logits: Tensor, y: Tensor) -> Tensor:
     """Logit of ``y`` minus the largest other logit, float32 (N,)."""
     own = logits.gather(1, y[:, None]).squeeze(1)
-    return own - logits.scatter(1, y[:, None], -math.inf).amax(1)
+    return own.sub(logits.scatter(1, y[:, None], -math.inf).amax(1))
 
 
 def distance(delta: Tensor, norm: str) -> Tensor:
     """Norm of every row of ``delta`` (N, ...), computed in float64."""
     order = {"Linf": math.inf, "L2": 2, "L1": 1}[norm]
-    return torch.linalg.vector_norm(delta.flatten(1).double(), ord=order, dim=1)
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1).double(), ord=order, dim=1)
+    return length
 
 
 def within(delta: Tensor, norm: str, eps: float) -> Tensor:
@@ -91,7 +92,7 @@ def inspect(x: Tensor, before: Tensor, x_adv: Tensor, *, norm: str, eps: float |
 
 
 def _logits(worker: ModelWorker, x: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([worker.forward(part)[0] for part in x.split(batch_size)])
+    return torch.cat([worker.forward(part)[0] for part in torch.split(x, batch_size)])
 
 
 def _logits_again(worker: ModelWorker, x: Tensor, batch_size: int) -> Tensor:

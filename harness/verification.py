@@ -70,7 +70,7 @@ def verify(results: Path, work: Work, record: Record, *, dataset: Dataset, worke
     if bool(far.any()):
         problems.append(f"{int(far.sum())} recorded distances differ from the stored images")
     try:
-        predictions = classify(torch.cat([worker.forward(part)[0] for part in x_adv.split(50)]))
+        predictions = classify(torch.cat([worker.forward(part)[0] for part in torch.split(x_adv, 50)]))
     except WorkerError as error:
         return Verdict(work, len(rows), (*problems, f"the model failed: {error}"))
     expected = torch.tensor([example.adversarial_prediction for example in claimed])

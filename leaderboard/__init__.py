@@ -1,1 +1,1 @@
-"""Rampart's showing half: records in, a static site and plain tables out. Runs without torch; importing it does nothing."""
+"""Rampart's showing half: records in, a static site and plain tables out. Needs no torch; importing it does nothing."""

@@ -10,6 +10,7 @@ from harness.records import Task, ThreatModel
 from leaderboard.cells import Cell, not_asked, number
 from leaderboard.entries import Entry
 from leaderboard.evidence import Evidence
+from leaderboard.links import slug
 
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 """Members, in order, that a cascade must have to be called AutoAttack (Croce and Hein 2020, arXiv 2003.01690)."""
@@ -100,7 +101,7 @@ class Board:
     @property
     def slug(self) -> str:
         """Name of the board in addresses and file names."""
-        return re.sub(r"[^A-Za-z0-9.-]+", "_", f"{self.dataset}-{self.n}-{self.threat}")
+        return slug(f"{self.dataset}-{self.n}-{self.threat.norm}-{self.threat.eps.replace('/', '_')}".lower())
 
     @property
     def robust_keys(self) -> tuple[str, ...]:
@@ -176,8 +177,8 @@ def make_row(entry: Entry, threat: ThreatModel) -> Row:
         named = tuple(attacks[key].task.attack for key in members)
         last = robust[members[-1]]
         missing = _first_missing((key, robust[key]) for key in members)
-        gap = next((name for name in AUTOATTACK if name not in named), "its members in another order")
-        robust[f"autoattack@{threat}"] = (missing or last) if named == AUTOATTACK else not_asked(f"AutoAttack's {gap}")
+        whole = not_asked(f"all of {', '.join(AUTOATTACK)}, in this order")
+        robust[f"autoattack@{threat}"] = (missing or last) if named == AUTOATTACK else whole
     robust[f"worst-case@{threat}"] = worst
     clean = next((item for item in entry.evidence.values() if item.task.kind == "clean"), None)
     return Row(

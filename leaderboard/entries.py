@@ -1,11 +1,13 @@
 """From results folders to entries: one submission on the first n examples of one data set, with all its evidence."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import store
-from harness.errors import ResultsError
+from harness.errors import ResultsError, UserError
 from harness.records import Candidate, Manifest, Task, ThreatModel
 from leaderboard.cells import State
 from leaderboard.evidence import Evidence, Span, gather
@@ -59,10 +61,17 @@ class Entry:
     def threats(self) -> tuple[ThreatModel, ...]:
         """Threat models it was attacked under; without any attack those of its card."""
         asked = {item.task.threat for item in self.evidence.values() if item.task.threat}
-        if not asked:
-            listed = self.candidate.card.get("threat_models") or ()
-            asked = {ThreatModel(str(item["norm"]), str(item["eps"])) for item in listed if isinstance(item, dict)}
-        return tuple(sorted(asked))
+        return tuple(sorted(asked or card_threats(self.candidate.card)))
+
+
+def card_threats(card: dict[str, Any]) -> set[ThreatModel]:
+    """The threat models a card names; what is not one is left out."""
+    found: set[ThreatModel] = set()
+    listed = card.get("threat_models")
+    for item in listed if isinstance(listed, list | tuple) else ():
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            found.add(ThreatModel.parse(str(item["norm"]), str(item["eps"])))
+    return found
 
 
 def _same_identity(first: tuple[Manifest, Candidate], second: tuple[Manifest, Candidate]) -> bool:
@@ -128,7 +137,7 @@ def read_root(root: Path) -> list[Entry]:
 
 
 def read_roots(roots: Sequence[Path]) -> list[Entry]:
-    """The entries of several folders; of the same entry in two of them the one with more numbers, then the newer, wins."""
+    """The entries of several folders; of an entry in two of them the one with more numbers, then the newer, wins."""
     best: dict[tuple[str, int, str], Entry] = {}
     for root in roots:
         for entry in read_root(root):

@@ -1,5 +1,6 @@
 """What a results folder holds about one task of one submission: counting records, and the state of the rest."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -87,7 +88,12 @@ def _damage(record: Record, labels: Sequence[int] | None) -> str:
     """Why an ok record cannot be believed, in words; empty when it can."""
     shard = record.shard
     if shard.task.kind == "cost":
-        return "" if record.footprint else "the record holds no figures"
+        found = record.footprint
+        speeds = (found.forward, found.forward_backward) if found else ()
+        finite = all(
+            math.isfinite(value) for item in speeds for value in (item.examples_per_second, item.low, item.high)
+        )
+        return "" if found and finite else "the record holds no figures, or some that are not finite"
     if [row.index for row in record.examples] != list(range(shard.start, shard.stop)):
         return f"expected examples {shard.start} to {shard.stop - 1} once each, got {len(record.examples)} rows"
     if labels is not None and [row.label for row in record.examples] != list(labels):
@@ -154,8 +160,8 @@ def _judge(
     for state in (State.FAILED, State.SKIPPED):
         mine = [problem for problem in problems if problem.state is state]
         if mine:
-            detail = f"{len(mine)} of {shards} shards {state.value}, {share} examples done. {mine[0].message}"
-            return state, mine[0].kind, detail.strip()
+            detail = f"{len(mine)} of {shards} shards {state.value}, {share} examples done: {mine[0].message}"
+            return state, mine[0].kind, detail.rstrip(": ")
     if asked and done == asked:
         return State.NUMBER, "", ""
     why = f" with {' and '.join(sorted(set(stale)))}" if stale else ""

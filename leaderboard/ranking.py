@@ -34,16 +34,15 @@ def _incomplete(row: Row) -> str:
     return "" if row.worst.complete else f"worst-case {row.worst.label}"
 
 
-def _common(rows: Sequence[Row]) -> tuple[Recipes, Row]:
-    """The attacks that most rows went through (of equally common ones the larger set, then the newer), and such a row."""
+def _common(rows: Sequence[Row]) -> Recipes:
+    """The attacks that most rows went through; of equally common ones the larger set, then the newer."""
     keys = {row.id: json.dumps(sorted(_recipes(row).items())) for row in rows}
     count = Counter(keys.values())
 
     def weight(row: Row) -> tuple[int, int, str]:
         return count[keys[row.id]], len(_recipes(row)), row.entry.runs[0].created
 
-    chosen = max(rows, key=weight)
-    return _recipes(chosen), chosen
+    return _recipes(max(rows, key=weight))
 
 
 def _majority_images(rows: Sequence[Row]) -> Row:
@@ -64,7 +63,7 @@ def _same_images(first: Row, second: Row) -> bool:
 
 
 def _difference(row: Row, wanted: Recipes) -> str:
-    """How the attacks of ``row`` fall short of ``wanted``, in words; empty when they do not. More attacks are welcome."""
+    """How the attacks of ``row`` fall short of ``wanted``, in words; empty when they do not. More are welcome."""
     have = _recipes(row)
     missing = [name_of(key) for key in wanted if key not in have]
     if missing:
@@ -86,7 +85,7 @@ def rank(rows: Sequence[Row]) -> tuple[Row, ...]:
     reasons = {row.id: _incomplete(row) for row in rows}
     complete = [row for row in rows if not reasons[row.id]]
     if complete:
-        wanted, _ = _common(complete)
+        wanted = _common(complete)
         images = _majority_images(complete)
         for row in complete:
             other = "" if _same_images(images, row) else "measured on other images than the rest of the board"

@@ -32,7 +32,8 @@ NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 def attack(name: str, kind: str | None = None, threat: ThreatModel = LINF, **params: Any) -> Task:
-    return Task(name, "attack", kind or name.partition("-")[0], params, threat, "rampart-" + (kind or name) + "-1")
+    kind = kind or name.partition("-")[0]
+    return Task(name, "attack", kind, params, threat, f"rampart-{kind}-1")
 
 
 def cascade(
@@ -109,7 +110,9 @@ class Folder:
     footprint: Footprint = FOOTPRINT
     _asked: dict[str, Manifest] = field(default_factory=dict)
 
-    def ask(self, name: str, tasks: Sequence[Task], *, card: Mapping[str, Any] | None = None, **changes: Any) -> Manifest:
+    def ask(
+        self, name: str, tasks: Sequence[Task], *, card: Mapping[str, Any] | None = None, **changes: Any
+    ) -> Manifest:
         """Write the manifest of a run of one submission; ``changes`` go to its candidate, ``run_...`` to the run."""
         candidate = Candidate(name, dict(card or card_of(name)), digest(name), digest("source"), tuple(tasks))
         run = {key.removeprefix("run_"): changes.pop(key) for key in list(changes) if key.startswith("run_")}
@@ -152,7 +155,7 @@ class Folder:
         ``changes`` go to the records' identity."""
         robust = correct if robust is None else robust
         # An image that was wrong to begin with stays as it was, unless told otherwise.
-        consistent = [b or not a for a, b in zip(correct, robust)] if consistent is None else consistent
+        consistent = [b or not a for a, b in zip(correct, robust, strict=True)] if consistent is None else consistent
         for place, (shard, identity) in enumerate(self.works(name, task)):
             if only is not None and place not in only:
                 continue
@@ -172,8 +175,14 @@ class Folder:
             )
             store.write_record(self.root, record)
 
-    def complete(self, name: str, correct: Sequence[bool], robust: Mapping[str, Sequence[bool]], tasks: Sequence[Task] = STANDARD,
-                 **options: Any) -> None:  # fmt: skip
+    def complete(
+        self,
+        name: str,
+        correct: Sequence[bool],
+        robust: Mapping[str, Sequence[bool]],
+        tasks: Sequence[Task] = STANDARD,
+        **options: Any,
+    ) -> None:
         """Ask for ``tasks`` and fill all of them; ``robust`` by task name, anything missing stays as it was."""
         self.ask(name, tasks, **options)
         for task in tasks:
@@ -183,7 +192,9 @@ class Folder:
 def example(index: int, correct: bool, robust: bool, consistent: bool, linf: float) -> Example:
     label = index % CLASSES
     clean = label if correct else (label + 1) % CLASSES
-    adversarial = clean if (robust and correct) or (consistent and not (correct and not robust)) else (label + 2) % CLASSES
+    adversarial = (
+        clean if (robust and correct) or (consistent and not (correct and not robust)) else (label + 2) % CLASSES
+    )
     return Example(index, label, clean, adversarial, True, linf, linf * 10, 1.0, 20, 10)
 
 

@@ -240,7 +240,7 @@ def test_interrupt_ends_cleanly_and_says_how_to_resume(honest_root, tmp_path) ->
     ("arguments", "message"),
     [
         (["run", "honst"], "unknown submission 'honst': did you mean 'honest'?"),
-        (["run", "--dataset", "cifar11"], "unknown data set 'cifar11': did you mean 'cifar10'?"),
+        (["run", "--dataset", "cifar11"], "unknown dataset 'cifar11': did you mean 'cifar10'?"),
         (["run", "--suite", "qick"], "unknown suite 'qick': did you mean 'quick'?"),
         (["run", "--attack", "pgd20"], "unknown attack 'pgd20': did you mean 'pgd-20'?"),
         (["run", "--threat", "Linf"], "expected NORM:EPS such as Linf:8/255, got 'Linf'"),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.geometry import ascent_, per_image
+from harness.attacks.geometry import ascent, per_image
 from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm
 from harness.attacks.losses import input_gradient, misclassified
 from harness.attacks.randomness import ExampleGenerators
@@ -15,6 +15,9 @@ NORMS = ("L2", "Linf")
 
 _DUAL = {"L2": 2.0, "Linf": 1.0}
 """Order of the norm that measures gradients when perturbations are measured in the key's norm."""
+_NUDGE = 1e-4
+"""Added to the length of every step after the first: a step that fell short would otherwise be followed by ever
+smaller ones that creep up to the boundary. The authors' code adds it to the first step as well."""
 _FAR = 1e6
 """Steps are cut here: longer than any distance between two images, and short enough to add up."""
 
@@ -73,7 +76,8 @@ def deepfool(
             distance, direction = distance[keep], direction[keep]
             if not len(rows):
                 break
-        total.addcmul_(ascent_(direction, norm), per_image(distance.clamp_max_(_FAR), direction))
+        length = (distance + _NUDGE if step else distance).clamp_max(_FAR)
+        total.addcmul_(ascent(direction, norm), per_image(length, direction))
         point = x[rows].add_(total, alpha=1 + overshoot).clamp_(0, 1)
     return x_adv
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.geometry import Ball, ascent_, per_image
+from harness.attacks.geometry import Ball, ascent, per_image
 from harness.attacks.inputs import check_batch, check_labels, check_norm, check_positive
 from harness.attacks.losses import cross_entropy, input_gradient, misclassified
 from harness.attacks.randomness import ExampleGenerators
@@ -47,7 +47,7 @@ def fgsm(
         grad = input_gradient(cross_entropy(logits, y), start)
     start = start.detach()
     with torch.no_grad():
-        x_adv = ball.project_(start.add(ascent_(grad, norm), alpha=step_size))
+        x_adv = ball.project_(start.add(ascent(grad, norm), alpha=step_size))
         x_adv = torch.where(per_image(misclassified(logits, y), x), start, x_adv)
         if random_start:
             x_adv = torch.where(per_image(misclassified(model(x), y), x), x, x_adv)

@@ -1,4 +1,4 @@
-"""Norm balls around images: projection, steepest ascent, random points. Functions ending in ``_`` work in place."""
+"""Norm balls around images: projection, steepest ascent, random points."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def finite_(grad: Tensor) -> Tensor:
-    """Replace NaN by 0 and infinities by a large number of their sign, so that one bad entry spoils no other."""
-    return grad.nan_to_num_(nan=0.0, posinf=LARGE, neginf=-LARGE)
+def finite(grad: Tensor) -> Tensor:
+    """NaN replaced by 0 and infinities by a large number of their sign, so that one bad entry spoils no other."""
+    return grad.nan_to_num(nan=0.0, posinf=LARGE, neginf=-LARGE)
 
 
-def ascent_(grad: Tensor, norm: str) -> Tensor:
-    """Turn gradients (N, C, H, W) into the unit steps of ``norm`` that raise the loss fastest; zero stays zero.
+def ascent(grad: Tensor, norm: str) -> Tensor:
+    """From gradients (N, C, H, W) to the unit steps of ``norm`` that raise the loss fastest; zero stays zero.
 
     Linf: the sign. L2: the gradient over its norm, scaled by its largest entry first so that nothing underflows.
     """
     if norm == "Linf":
-        return grad.sign_()
-    largest = torch.linalg.vector_norm(grad.flatten(1), ord=float("inf"), dim=1)
+        return grad.sign()
+    largest = grad.flatten(1).abs().amax(1)
     if not bool(largest.isfinite().all()):
-        largest = torch.linalg.vector_norm(finite_(grad).flatten(1), ord=float("inf"), dim=1)
-    grad.div_(per_image(torch.where(largest > 0, largest, 1.0), grad))
-    lengths = torch.linalg.vector_norm(grad.flatten(1), dim=1)
-    return grad.div_(per_image(lengths.clamp_min_(1.0), grad))
+        grad = finite(grad)
+        largest = grad.flatten(1).abs().amax(1)
+    step = grad / per_image(torch.where(largest > 0, largest, 1.0), grad)
+    # At least one entry is 1 now, unless all are 0.
+    return step.div_(per_image(torch.linalg.vector_norm(step.flatten(1), dim=1).clamp_min_(1.0), step))
 
 
 class Ball:
@@ -70,6 +71,6 @@ class Ball:
             noise = generators.uniform(shape).mul_(2).sub_(1)
         else:
             # A normal draw points in a uniform direction; u^(1/d) is the radius of a uniform point of a d-ball.
-            noise = ascent_(generators.normal(shape), "L2")
+            noise = ascent(generators.normal(shape), "L2")
             noise.mul_(per_image(generators.uniform(()).pow_(1 / shape.numel()), noise))
         return self.project_(noise.to(self.x).mul_(self.eps).add_(self.x))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.geometry import finite_
+from harness.attacks.geometry import finite
 
 _BROKEN = 100.0
 """Logit of the extra class where a logit is not finite; the others are 0 there."""
@@ -27,7 +27,7 @@ class GuardedModel(nn.Module):
             return x.new_zeros(0, self._classes + 1)
         if x.requires_grad:
             x = x.view_as(x)
-            x.register_hook(lambda grad: finite_(grad.clone()))  # type: ignore[no-untyped-call]
+            x.register_hook(finite)  # type: ignore[no-untyped-call]
         return torch.cat([self._answer(part) for part in torch.split(x, self._batch_size or len(x))])
 
     def _answer(self, x: Tensor) -> Tensor:

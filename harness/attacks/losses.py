@@ -34,5 +34,5 @@ def input_gradient(loss: Tensor, x: Tensor, *, retain_graph: bool = False) -> Te
     """
     if not loss.requires_grad:
         return torch.zeros_like(x)
-    (grad,) = torch.autograd.grad(loss.sum(), x, retain_graph=retain_graph, allow_unused=True)
+    (grad,) = torch.autograd.grad(loss, x, torch.ones_like(loss), retain_graph=retain_graph, allow_unused=True)
     return torch.zeros_like(x) if grad is None else grad

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.geometry import Ball, ascent_
+from harness.attacks.geometry import Ball, ascent
 from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
 from harness.attacks.losses import LOSSES, input_gradient, misclassified
 from harness.attacks.randomness import ExampleGenerators
@@ -106,5 +106,5 @@ def _ascend(
         if bool(done.any()):
             keep = ~done
             rows, y, ball, point, grad = rows[keep], y[keep], ball.select(keep), point[keep], grad[keep]
-        point = ball.project_(point.add_(ascent_(grad, ball.norm), alpha=step_size))
+        point = ball.project_(point.add_(ascent(grad, ball.norm), alpha=step_size))
     return best, values, fooled

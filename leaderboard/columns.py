@@ -1,0 +1,196 @@
+"""The columns of a board's table. A column is a row of data: what it is called, what it means, how a row fills it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from harness.records import Footprint, Timing
+from leaderboard.board import Board, Row, name_of
+from leaderboard.cells import Cell, not_asked
+from leaderboard.hardware import marks
+from leaderboard.recipes import meaning, recipes
+from leaderboard.shown import Shown, mebibytes, millions, show_accuracy, show_state, significant
+
+GROUPS = {
+    "natural": "Natural",
+    "robust": "Robust accuracy",
+    "cascade": "Cascade: robust after each member",
+    "headline": "Combined",
+    "consistency": "Consistency accuracy",
+    "cost": "Cost",
+}
+"""Column groups in table order, and their titles."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One sortable column of figures."""
+
+    key: str
+    """Unique within a board."""
+    group: str
+    """One of ``GROUPS``."""
+    label: str
+    unit: str
+    meaning: str
+    """What the figure is, one sentence."""
+    recipe: str
+    """How it was measured: every parameter and the implementation."""
+    show: Callable[[Row], Shown]
+    descending: bool = True
+    """Whether larger is better, and so what the first click sorts by."""
+
+
+def _accuracy(pick: Callable[[Row], Cell | None], what: str, row: Row) -> Shown:
+    return show_accuracy(pick(row) or not_asked(what))
+
+
+def _footprint(text: Callable[[Footprint], str], value: Callable[[Footprint], float], row: Row) -> Shown:
+    if row.cost is None:
+        cell = not_asked("its cost")
+        return show_state(cell.state, cell.text, cell.detail)
+    found = row.cost.footprint
+    if found is None:
+        return show_state(row.cost.state, row.cost.text, row.cost.detail)
+    return Shown(text(found), hover=f"{value(found):,.0f}", sort=value(found))
+
+
+def _speed(pick: Callable[[Footprint], Timing], row: Row) -> Shown:
+    shown = _footprint(
+        lambda found: significant(pick(found).examples_per_second),
+        lambda found: pick(found).examples_per_second,
+        row,
+    )
+    if shown.sort is None or row.cost is None or row.cost.footprint is None:
+        return shown
+    timing = pick(row.cost.footprint)
+    low, high = significant(timing.low), significant(timing.high)
+    hover = f"median {shown.main} images per second, quartiles {low} to {high}, {timing.repeats} repeats"
+    return replace(shown, small=f"{low}–{high}", hover=hover)
+
+
+def _marked(show: Callable[[Row], Shown], legend: dict[str, str], row: Row) -> Shown:
+    """Say on which hardware a cost was measured, where the rows of a board differ."""
+    shown = show(row)
+    return replace(shown, mark=legend.get(row.id, "")) if shown.sort is not None else shown
+
+
+COST: tuple[Column, ...] = (
+    Column(
+        "parameters", "cost", "params", "M", "Learned parameters of the network, in millions.", "counted",
+        partial(_footprint, lambda f: millions(f.parameters), lambda f: f.parameters), descending=False,
+    ),
+    Column(
+        "macs", "cost", "MACs", "M", "Multiply-accumulates of one forward pass of one image, in millions.", "counted",
+        partial(_footprint, lambda f: millions(f.macs), lambda f: f.macs), descending=False,
+    ),
+    Column(
+        "throughput-forward", "cost", "fwd", "img/s", "Images classified per second: median, with quartiles below.",
+        "median of repeated batches after a warm-up", partial(_speed, lambda f: f.forward),
+    ),
+    Column(
+        "throughput-forward-backward", "cost", "fwd+bwd", "img/s",
+        "Images per second for a forward pass and the gradient with respect to the input.",
+        "median of repeated batches after a warm-up", partial(_speed, lambda f: f.forward_backward),
+    ),
+    Column(
+        "memory-inference", "cost", "mem", "MiB", "Peak memory beyond the libraries while classifying batches.",
+        "in a process of its own",
+        partial(_footprint, lambda f: mebibytes(f.peak_inference_bytes), lambda f: f.peak_inference_bytes),
+        descending=False,
+    ),
+    Column(
+        "memory-attack", "cost", "mem attack", "MiB", "Peak memory beyond the libraries while gradients are computed.",
+        "in a process of its own",
+        partial(_footprint, lambda f: mebibytes(f.peak_attack_bytes), lambda f: f.peak_attack_bytes), descending=False,
+    ),
+)  # fmt: skip
+"""Columns of every board; the first two do not depend on the hardware."""
+
+MACHINE_DEPENDENT = {column.key for column in COST[2:]}
+
+
+def _natural() -> Column:
+    return Column(
+        "natural", "natural", "clean", "%", "Natural accuracy: share of images classified as labelled.",
+        "the images as they are", partial(_accuracy, lambda row: row.natural, "clean accuracy"),
+    )  # fmt: skip
+
+
+def _attack_columns(board: Board) -> list[Column]:
+    columns: list[Column] = []
+    for key, tasks in board.tasks.items():
+        task = tasks[0]
+        member = bool(task.cascade or task.after)
+        what = f"{meaning(task)}. "
+        what += (
+            f"Share of all images still right after it, cascade {task.cascade}."
+            if member
+            else "Share of all images right before and after the attack."
+        )
+        pick = partial(lambda key, row: row.robust.get(key), key)
+        columns.append(
+            Column(
+                f"robust:{key}", "cascade" if member else "robust", name_of(key), "%", what, recipes(tasks),
+                partial(_accuracy, pick, key),
+            )
+        )  # fmt: skip
+    return columns
+
+
+def _headline_columns(board: Board) -> list[Column]:
+    texts = {
+        "autoattack": (
+            "AutoAttack",
+            "Share of all images still right after its four members; comparable with RobustBench.",
+            "apgd-ce, apgd-t, fab-t, square, each on the survivors of the one before",
+        ),
+        "worst-case": (
+            "worst case",
+            "Share of all images right after every attack on this board. The ranking follows this column.",
+            f"all of: {', '.join(name_of(key) for key in board.tasks) or 'no attack'}",
+        ),
+    }
+    found: list[Column] = []
+    for key in board.robust_keys:
+        if name_of(key) in texts and key not in board.tasks:
+            label, what, how = texts[name_of(key)]
+            pick = partial(lambda key, row: row.robust.get(key), key)
+            found.append(
+                Column(f"robust:{key}", "headline", label, "%", what, how, partial(_accuracy, pick, label))
+            )  # fmt: skip
+    return found
+
+
+def _consistency_columns(board: Board) -> list[Column]:
+    return [
+        Column(
+            f"consistency:{key}", "consistency", name_of(key), "%",
+            "Consistency accuracy: share of images whose predicted class the attack did not change, right or wrong.",
+            recipes(board.tasks[key]),
+            partial(_accuracy, partial(lambda key, row: row.consistency.get(key), key), key),
+        )
+        for key in board.consistency_keys
+    ]  # fmt: skip
+
+
+def columns(board: Board) -> tuple[Column, ...]:
+    """Every column of figures of ``board``, in the order of ``GROUPS``."""
+    legend = marks(board.rows)
+    cost = [
+        replace(column, show=partial(_marked, column.show, legend)) if column.key in MACHINE_DEPENDENT else column
+        for column in COST
+    ]
+    attacks = _attack_columns(board)
+    found = [_natural(), *attacks, *_headline_columns(board), *_consistency_columns(board), *cost]
+    order = list(GROUPS)
+    return tuple(sorted(found, key=lambda column: order.index(column.group)))
+
+
+def groups(found: Sequence[Column]) -> list[tuple[str, str, int]]:
+    """(name, title, columns) of every group that occurs, in table order."""
+    return [
+        (name, title, count)
+        for name, title in GROUPS.items()
+        if (count := sum(column.group == name for column in found))
+    ]

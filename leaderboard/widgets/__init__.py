@@ -1,0 +1,18 @@
+"""The sections of a submission's page, in page order. A new one is a file here, a template, and a line below."""
+
+from leaderboard.widgets import accuracies, card, claims, cost, failures, per_class, provenance, summary, waterfall
+from leaderboard.widgets.base import Widget
+
+WIDGETS: tuple[Widget, ...] = (
+    summary.WIDGET,
+    failures.WIDGET,
+    accuracies.WIDGET,
+    waterfall.WIDGET,
+    per_class.WIDGET,
+    cost.WIDGET,
+    claims.WIDGET,
+    card.WIDGET,
+    provenance.WIDGET,
+)
+
+__all__ = ["WIDGETS", "Widget"]

@@ -1,0 +1,286 @@
+"""What every attack promises, whatever the network: purity, tolerance of bad logits, clear refusals, batch invariance."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from attack_models import Linear, RowByRow, distance, images
+from torch import nn
+
+from harness.attacks import ATTACKS, Attack
+from harness.attacks.randomness import ExampleGenerators
+from harness.errors import UnknownNameError, UserError
+
+QUICK = {
+    "apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8, "targets": 2}, "fab-t": {"steps": 8, "targets": 2},
+    "square": {"queries": 20}, "pgd": {"steps": 6, "restarts": 2}, "deepfool": {"steps": 6},
+}  # fmt: skip
+OURS = [name for name in ATTACKS.names() if not ATTACKS.get(name).whole_shard]
+TIED = [name for name in ATTACKS.names() if ATTACKS.get(name).whole_shard]
+
+
+def run(name, model, x, y, *, eps=0.01, norm="Linf", generator=None, **params):
+    return ATTACKS.get(name).run(model, x, y, eps=eps, norm=norm, generator=generator, **QUICK.get(name, {}) | params)
+
+
+def wrong(model, x, y):
+    logits = model(x)
+    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_an_attack_leaves_its_inputs_the_labels_the_logits_and_all_global_randomness_alone(name):
+    class Caching(Linear):
+        kept = None
+
+        def forward(self, x):
+            logits = super().forward(x)
+            if self.kept is None:
+                self.kept, self.copy = logits, logits.detach().clone()
+            return logits
+
+    model, x = Caching(), images(12)
+    y = Linear()(x).argmax(1)
+    before_x, before_y = x.clone(), y.clone()
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)  # noqa: NPY002
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    first = run(name, model, x, y)
+    assert torch.equal(x, before_x) and torch.equal(y, before_y) and not x.requires_grad
+    assert torch.equal(model.kept, model.copy)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert all(np.array_equal(a, b) for a, b in zip(states[1], np.random.get_state(), strict=True))  # noqa: NPY002
+    assert states[2] == random.getstate()
+    assert not first.requires_grad and first.data_ptr() != x.data_ptr()
+    torch.manual_seed(99)
+    assert torch.equal(first, run(name, Linear(), x, y)), "the same call again gives the same bits"
+    with torch.no_grad():
+        assert torch.equal(first, run(name, Linear(), x.clone().requires_grad_(), y))
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_misclassified_images_come_back_as_they_are_and_a_batch_may_have_any_size(name):
+    model, x = Linear(), images(9)
+    y = model(x).argmax(1)
+    off = torch.arange(9) % 3 == 0
+    labels = torch.where(off, (y + 1) % 10, y)
+    eps = float(model.exact_distance(x, y, "Linf").max()) * 3
+    params = {"random_start": True} if name == "fgsm" else {}
+    x_adv = run(name, model, x, labels, eps=eps, **params)
+    assert torch.equal(x_adv[off], x[off])
+    assert (x_adv[~off] != x[~off]).flatten(1).any(1).any()
+    assert torch.equal(run(name, model, x, (y + 1) % 10, eps=eps), x)
+    assert run(name, model, x[:1], y[:1], eps=eps).shape == x[:1].shape
+    empty = run(name, model, x[:0], y[:0], eps=eps)
+    assert empty.shape == x[:0].shape and empty.dtype == x.dtype
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("fgsm", {}),
+        ("fgsm", {"random_start": True}),
+        ("pgd", {"restarts": 3}),
+        ("pgd", {"loss": "margin"}),
+        ("deepfool", {}),
+        ("deepfool", {"candidates": 3}),
+    ],
+)
+def test_batch_size_and_order_change_nothing_in_our_attacks(name, params, norm):
+    model, x = RowByRow(), images(64)
+    y = model(x).argmax(1)
+    eps = 0.002 if norm == "Linf" else 0.02
+
+    def cut(order, size):
+        x_adv = torch.empty_like(x)
+        for rows in order.split(size):
+            generators = ExampleGenerators.for_examples(7, "task", rows.tolist())
+            x_adv[rows] = run(name, model, x[rows], y[rows], eps=eps, norm=norm, generator=generators, **params)
+        return x_adv
+
+    whole = cut(torch.arange(64), 64)
+    broken = wrong(model, whole, y)
+    assert 0 < int(broken.sum()), "a test of nothing"
+    assert name == "deepfool" or int(broken.sum()) < 64
+    for size in (1, 7):
+        assert torch.equal(cut(torch.arange(64), size), whole)
+    shuffled = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(cut(shuffled, 64), whole)
+    assert torch.equal(cut(shuffled, 13), whole)
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_batch_size_changes_nothing_in_the_attacks_that_are_tied_to_the_shard(name):
+    model, x = RowByRow(), images(11)
+    y = model(x).argmax(1)
+    whole = run(name, model, x, y, eps=0.004)
+    model.queries.clear()
+    assert torch.equal(run(name, model, x, y, eps=0.004, batch_size=4), whole)
+    assert max(len(query) for query in model.queries) == 4
+    assert (whole != x).any()
+
+
+class Cliff(nn.Module):
+    """Two classes; class 0 wins everywhere, and where the sum of the pixels has grown by ``step`` the logits are NaN."""
+
+    def __init__(self, x, step):
+        super().__init__()
+        self.limit = float(x.sum((1, 2, 3)).mean()) + step
+
+    def forward(self, x):
+        total = x.sum((1, 2, 3))
+        margin = 5.0 - (total - self.limit) * 0.01
+        logits = torch.stack([margin, torch.zeros_like(margin)], 1)
+        return logits.masked_fill((total > self.limit)[:, None], float("nan"))
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_logits_that_are_not_finite_count_as_misclassified(name):
+    x = torch.full((5, 3, 8, 8), 0.5)
+    model, y = Cliff(x, 1e-3), torch.zeros(5, dtype=torch.int64)
+    x_adv = run(name, model, x, y, eps=0.05, steps=20) if name not in {"fgsm", "square"} else run(
+        name, model, x, y, eps=0.05
+    )  # fmt: skip
+    assert x_adv.isfinite().all()
+    assert wrong(model, x_adv, y).all()
+    nowhere = Cliff(x, -1.0)
+    assert torch.equal(run(name, nowhere, x, y, eps=0.05), x), "NaN at the image itself: misclassified already"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_gradients_that_are_not_finite_never_reach_the_images(name, norm, value):
+    class Spoilt(Linear):
+        def forward(self, x):
+            if x.requires_grad:
+                x = x.view_as(x)
+                mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.01
+                x.register_hook(lambda grad: grad.masked_fill(mask, value))
+            return super().forward(x)
+
+    model, x = Spoilt(), images(6)
+    y = model(x).argmax(1)
+    eps = 0.02 if norm == "Linf" else 0.2
+    x_adv = run(name, model, x, y, eps=eps, norm=norm)
+    assert x_adv.isfinite().all() and x_adv.min() >= 0 and x_adv.max() <= 1
+    if name in {"fgsm", "pgd"}:
+        assert (x_adv != x).flatten(1).any(1).all()
+        assert (distance(x_adv, x, norm) <= eps * (1 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_a_network_without_gradient_is_survived(name, norm):
+    class Flat(nn.Module):
+        def forward(self, x):
+            return torch.tensor([3.0, 1.0, 0.0, 0.0, -1.0]).expand(len(x), 5) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    x = images(4)
+    x_adv = run(name, Flat(), x, torch.zeros(4, dtype=torch.int64), eps=0.01, norm=norm)
+    assert x_adv.isfinite().all()
+    assert (distance(x_adv, x, norm) <= 0.01 + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_bad_input_is_one_clear_line(name):
+    model, x = Linear(), images(4)
+    y = model(x).argmax(1)
+    cases = [
+        ({"eps": 0.0}, "eps"), ({"eps": -1.0}, "eps"), ({"eps": float("nan")}, "eps"), ({"eps": float("inf")}, "eps"),
+        ({"norm": "linf"}, "norm"), ({"x": x * 2}, "[0, 1]"), ({"x": x - 1}, "[0, 1]"),
+        ({"x": (x * 255).to(torch.uint8)}, "float32"), ({"x": x.half()}, "float32"), ({"x": x * float("nan")}, "[0, 1]"),
+        ({"x": x[0]}, "(N, C, H, W)"), ({"y": y + 10}, "0..9"), ({"y": y - 10}, "0..9"), ({"y": y[:2]}, "int64 (4,)"),
+        ({"y": y.to(torch.int32)}, "int64 (4,)"), ({"model": lambda x: x}, "logits (4, K)"),
+    ]  # fmt: skip
+    known = QUICK.get(name, {})
+    cases += [({key: value}, key) for key in ("steps", "queries", "restarts", "targets") if key in known
+              for value in (0, 2.5, True)]  # fmt: skip
+    if name not in OURS:
+        cases.append(({"batch_size": 0}, "batch_size"))
+    for change, said in cases:
+        if ATTACKS.get(name).minimum_norm and "eps" in change:
+            continue
+        arguments = {"model": model, "x": x, "y": y, "eps": 0.01} | change
+        with pytest.raises(UserError) as caught:
+            run(name, arguments.pop("model"), arguments.pop("x"), arguments.pop("y"), **arguments)
+        message = str(caught.value)
+        assert message.startswith(f"{name}: ") and said in message and "\n" not in message
+        assert "expected" in message and "got" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "said"),
+    [
+        ("pgd", {"loss": "dlr"}, "loss: expected one of ce, margin, got 'dlr'"),
+        ("pgd", {"step_size": 0.0}, "step_size"),
+        ("pgd", {"restarts": 2, "random_start": False}, "restarts: expected 1"),
+        ("fgsm", {"step_size": -0.1}, "step_size"),
+        ("deepfool", {"overshoot": -0.1}, "overshoot"),
+        ("deepfool", {"candidates": 1}, "candidates"),
+        ("square", {"norm": "L2", "x": torch.full((2, 3, 4, 4), 0.5)}, "5 x 5"),
+    ],
+)
+def test_parameters_of_one_attack_are_checked(name, params, said):
+    x = params.pop("x", images(2))
+    with pytest.raises(UserError, match=".*") as caught:
+        run(name, Linear(), x, torch.zeros(2, dtype=torch.int64), **params)
+    assert said in str(caught.value)
+
+
+def test_the_registry_names_what_it_holds():
+    assert ATTACKS.names() == ["apgd-ce", "apgd-t", "deepfool", "fab-t", "fgsm", "pgd", "square"]
+    assert ATTACKS.get("pgd").implementation == "rampart-pgd-1"
+    assert ATTACKS.get("square").implementation.startswith("pyautoattack-0.")
+    with pytest.raises(UnknownNameError, match="did you mean 'pgd'"):
+        ATTACKS.get("pdg")
+    ATTACKS.get("pgd").check_params(["steps", "loss"])
+    with pytest.raises(UserError, match="pgd: expected parameters among .*steps.*, got 'nb_iter'"):
+        ATTACKS.get("pgd").check_params(["nb_iter"])
+    absent = Attack("x", ATTACKS.get("pgd").run, "no-such-package-anywhere", ("Linf",))
+    with pytest.raises(UserError, match="pip install no-such-package-anywhere"):
+        _ = absent.implementation
+
+
+def test_importing_the_attacks_and_data_sets_loads_no_peer():
+    code = (
+        "import harness.attacks, harness.datasets, sys; "
+        "print([name for name in ('torchvision', 'pyautoattack', 'foolbox', 'robustbench', 'PIL') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and done.stderr == ""
+
+
+def test_generators_give_every_example_its_own_stream():
+    of = ExampleGenerators.for_examples
+    whole = of(1, "a", range(6))
+    first, second = whole.uniform((2, 3)), whole.uniform((2, 3))
+    assert first.shape == (6, 2, 3) and first.min() >= 0 and first.max() < 1
+    assert not torch.equal(first, second)
+    assert torch.equal(of(1, "a", [4]).uniform((2, 3))[0], first[4])
+    assert not torch.equal(of(1, "b", [4]).uniform((2, 3))[0], first[4])
+    assert not torch.equal(of(2, "a", [4]).uniform((2, 3))[0], first[4])
+    assert len({float(value) for value in first.flatten()}) == first.numel()
+    shared = of(1, "a", range(6))
+    mask = torch.tensor([True, False, True, False, False, True])
+    part = shared.select(mask)
+    assert len(part) == 3
+    assert torch.equal(part.uniform((2, 3)), first[mask])
+    assert torch.equal(shared.select(torch.tensor([5])).uniform((2, 3))[0], second[5]), "select shares the streams"
+    assert torch.equal(shared.uniform((2, 3))[1], first[1])
+    assert of(1, "a", range(6)).batch_seed == of(1, "a", [0, 3]).batch_seed != of(1, "a", [3]).batch_seed
+    normal = of(1, "a", range(50)).normal((100,))
+    assert abs(float(normal.mean())) < 0.05 and abs(float(normal.std()) - 1) < 0.05
+
+
+def test_a_plain_generator_or_none_is_turned_into_streams():
+    drawn = ExampleGenerators.of(torch.Generator().manual_seed(5), 4).uniform((2,))
+    assert torch.equal(ExampleGenerators.of(torch.Generator().manual_seed(5), 4).uniform((2,)), drawn)
+    assert not torch.equal(ExampleGenerators.of(torch.Generator().manual_seed(6), 4).uniform((2,)), drawn)
+    none = ExampleGenerators.of(None, 3).uniform((2,))
+    assert torch.equal(none, ExampleGenerators.for_examples(0, "", range(3)).uniform((2,)))
+    with pytest.raises(ValueError, match="expected generators for 4 examples, got 3"):
+        ExampleGenerators.of(ExampleGenerators.of(None, 3), 4)
