@@ -84,7 +84,7 @@ def entry(value: str) -> str:
 def dataset(value: str) -> str:
     """A family of data sets."""
     if value not in FAMILIES:
-        raise ValueError(str(UnknownNameError("data set", value, FAMILIES)))
+        raise ValueError(str(UnknownNameError("dataset", value, FAMILIES)))
     return value
 
 

@@ -1,7 +1,7 @@
 """From what was asked and what lies on disk to the shards still to run. Pure: no torch, no clock, no disk."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from harness.records import Candidate, Identity, Manifest, Record, Shard, Status
@@ -51,11 +51,16 @@ def wanted(manifest: Manifest) -> list[Work]:
     return [work for candidate in manifest.candidates for work in work_of(manifest, candidate)]
 
 
+def _unnamed(shard: Shard) -> Shard:
+    """``shard`` without the name of its cascade: the first member of two cascades is the same measurement."""
+    return replace(shard, task=replace(shard.task, cascade="x" if shard.task.cascade else ""))
+
+
 def state(work: Work, record: Record | None) -> State:
     """Compare a wanted shard with the record in its place (its examples are not looked at)."""
     if record is None:
         return State.TODO
-    if record.shard != work.shard or record.identity != work.identity:
+    if _unnamed(record.shard) != _unnamed(work.shard) or record.identity != work.identity:
         return State.STALE
     return State.DONE if record.status is Status.OK else State.FAILED
 

@@ -263,7 +263,7 @@ def test_the_commented_lines_of_a_new_card_are_valid_too(tmp_path) -> None:
         ("../up", "cifar10", "id: expected at most 80 lowercase letters, digits"),
         ("", "cifar10", "id: expected at most 80 lowercase letters, digits"),
         ("recipes", "cifar10", "id: expected a name other than architectures, recipes"),
-        ("fine", "cifar11", "dataset: unknown data set 'cifar11': did you mean 'cifar10'?"),
+        ("fine", "cifar11", "dataset: unknown dataset 'cifar11': did you mean 'cifar10'?"),
         ("taken", "cifar10", "id: expected a name that is free, got 'taken'"),
     ],
 )

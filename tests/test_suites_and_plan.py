@@ -109,6 +109,16 @@ def test_states(make_record) -> None:
     assert plan.state(work, failed) is State.FAILED
 
 
+def test_two_suites_share_the_first_member_of_their_cascades(make_record) -> None:
+    quick, standard = (next(task for task in _expand(name) if task.name == "apgd-ce") for name in ("quick", "standard"))
+    assert quick != standard
+    record = make_record()
+    stored = replace(record, shard=replace(record.shard, task=quick))
+    assert plan.state(Work(replace(record.shard, task=standard), record.identity), stored) is State.DONE
+    alone = replace(standard, cascade="")
+    assert plan.state(Work(replace(record.shard, task=alone), record.identity), stored) is State.STALE
+
+
 def test_a_member_runs_again_when_one_before_it_must(make_record) -> None:
     works = plan.wanted(_manifest())
     records = {

@@ -11,7 +11,6 @@ from leaderboard.recipes import plain
 from leaderboard.shown import percent, show_accuracy
 from leaderboard.widgets.base import Widget
 
-
 AUTOATTACK = {"aa", "auto-attack", "autoattack", "autoattack-standard", "standard-autoattack"}
 """How claimants spell it."""
 

@@ -32,7 +32,7 @@ def validate(model: nn.Module, split: Split, *, seed: int, device: torch.device)
     correct = {"natural": 0, "fgsm": 0, "pgd_10": 0}
     generator = torch.Generator().manual_seed(seed)
     with attackable(model):
-        for chosen in torch.arange(len(split.labels)).split(250):
+        for chosen in torch.split(torch.arange(len(split.labels)), 250):
             images, labels = split.images[chosen], split.labels[chosen]
             x = images.to(device).float().div(255).contiguous(memory_format=torch.channels_last)
             y = labels.to(device)
