@@ -14,6 +14,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def send(connection: socket.socket, message: dict[str, Any], deadline: float | N
 
 
 def receive(connection: socket.socket, deadline: float | None = None) -> dict[str, Any]:
-    """Wait for one message, asleep; ``deadline`` is a ``time.monotonic()``. Raises ``TimeoutError`` or ``ChannelError``."""
+    """Wait for one message, asleep; ``deadline`` as in ``send``. Raises ``TimeoutError`` or ``ChannelError``."""
     (length,) = _LENGTH.unpack(_read(connection, _LENGTH.size, deadline))
     if length > MESSAGE_LIMIT:
         raise ChannelError(f"expected a message of at most {MESSAGE_LIMIT} bytes, got {length}")
@@ -105,7 +106,7 @@ class Arena:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         else:
             fd, path = tempfile.mkstemp()
-            os.unlink(path)
+            Path(path).unlink()
         os.ftruncate(fd, size)
         return cls(fd, size)
 

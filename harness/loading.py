@@ -1,5 +1,7 @@
-"""From a submission's spec to a ready network. Runs the submission's code: only ever call it inside a model worker,
-or in process for code you trust."""
+"""From a submission's spec to a ready network.
+
+Runs the submission's code: call it inside a model worker, or in process for code you trust.
+"""
 
 import hashlib
 import importlib
@@ -17,9 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.checkpoints import damage
+
 LISTED = 3
 """Names shown of a longer list."""
 _CODE = re.compile(r"GLOBAL\s+(?:[`']?)([\w.]+)|Unsupported (?:global|class|operand)", re.IGNORECASE)
+_OURS = str(Path(__file__).parent)
 _folders: list[str] = []
 
 
@@ -44,7 +49,7 @@ def _place(error: BaseException, folders: Sequence[str]) -> str:
     found, trace = "", error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if "site-packages" not in file:
+        if "site-packages" not in file and not file.startswith(_OURS):
             for folder in folders:
                 if Path(file).is_relative_to(folder):
                     found = f" ({Path(file).relative_to(folder)}:{trace.tb_lineno})"
@@ -121,11 +126,9 @@ def _entry(spec: Mapping[str, Any]) -> tuple[Callable[..., object], str]:
     if not callable(function):
         own = sorted(
             item for item, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module.__name__
+            if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
         )  # fmt: skip
-        raise LoadError(
-            "contract", f"entry: {source} has no function {name!r}; it defines {_few(own) or 'no function'}"
-        )
+        raise LoadError("contract", f"entry: {source} has no function {name!r}; it defines {_few(own) or 'none'}")
     return function, f"{source}:{name}"
 
 
@@ -165,19 +168,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _parse(path: Path, content: bytes) -> object:
     """The object in a checkpoint file, from its bytes; code in it is never run."""
-    start = content[:512].lstrip().lower()
-    if not content:
-        raise LoadError("checkpoint", f"checkpoint {path}: expected weights, the file is empty")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise LoadError("checkpoint", f"checkpoint {path}: expected weights, got a web page (HTML); download it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise LoadError("checkpoint", f"checkpoint {path}: expected weights, got a Git LFS pointer; run: git lfs pull")
+    reason = damage(path)
+    if reason:
+        raise LoadError("checkpoint", f"checkpoint {path}: expected weights: {reason}")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
-        from safetensors.torch import load
+        from safetensors.torch import load as unpack
 
         try:
-            return load(content)
+            return unpack(content)
         except (SafetensorError, ValueError, KeyError) as error:
             raise LoadError("checkpoint", _damaged(path, content, "safetensors", error)) from error
     try:
@@ -231,8 +230,8 @@ def read_state(spec: Mapping[str, Any]) -> dict[str, Tensor]:
         held = _few([str(name) for name in state]) if isinstance(state, Mapping) else type(state).__name__
         raise LoadError(
             "checkpoint",
-            f"checkpoint {path}: expected a state dict of tensors, got {held}; name the entry that holds the weights as "
-            'key = "..." under [checkpoint]',
+            f"checkpoint {path}: expected a state dict of tensors, got {held}; "
+            'name the entry that holds the weights as key = "..." under [checkpoint]',
         )
     prefix = spec.get("strip_prefix") or ""
     named = {str(name): value for name, value in state.items()}

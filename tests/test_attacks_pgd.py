@@ -71,11 +71,11 @@ def test_the_start_and_the_last_iterate_are_tested(steps):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_a_survivor_gets_its_iterate_of_highest_loss(loss, norm):
-    model, x = Recording(Waves()), images(6)
-    y, eps = torch.zeros(6, dtype=torch.int64), 0.02 if norm == "Linf" else 0.3
+    model, x = Recording(Waves()), images(16)
+    y, eps = torch.zeros(16, dtype=torch.int64), 0.02 if norm == "Linf" else 0.3
     x_adv = pgd(model, x, y, eps=eps, norm=norm, steps=12, step_size=eps, restarts=2, loss=loss)
     not_the_last = 0
-    for row in range(6):
+    for row in range(16):
         seen = torch.stack([query[row] for query in model.queries[1:]])
         values = LOSSES[loss](model.inner(seen), y[row].expand(len(seen)))
         assert len(seen) == 2 * 13

@@ -1,0 +1,156 @@
+"""The network an attack sees: a thin module that asks a model worker, or the network itself for code you trust."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from harness.loading import LoadError, load
+from harness.model_worker import ModelWorker
+from harness.optimise import MICRO_BATCH, Network, OutputError, empty_logits, optimise
+from harness.options import KINDS, Description, WorkerError, WorkerOptions
+
+__all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
+
+Hook = Callable[[Tensor], None]
+"""Called with the images (N, C, H, W) of one forward or backward pass."""
+
+
+class Answering(Protocol):
+    """The part of a model worker that a network's proxy needs."""
+
+    def forward(self, x: Tensor, *, grad: bool = False) -> tuple[Tensor, int]:
+        """Logits, and a token for the gradient."""
+        ...
+
+    def vjp(self, token: int, grad_logits: Tensor) -> Tensor:
+        """Gradient with respect to the images."""
+        ...
+
+    def release(self, token: int) -> None:
+        """Forget the graph behind a token."""
+        ...
+
+
+class _Lease:
+    """Keeps the worker's graph for as long as autograd keeps this object."""
+
+    def __init__(self, worker: Answering) -> None:
+        self.worker, self.token = worker, 0
+
+    def __del__(self) -> None:
+        self.worker.release(self.token)
+
+
+class _FirstOrderOnly(torch.autograd.Function):
+    """The identity; its own gradient is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor, grad_logits: Tensor) -> Tensor:  # noqa: ANN401
+        """Pass ``gradient`` on; it hangs on ``x`` and ``grad_logits``."""
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: ANN401
+        """Always refuses."""
+        raise RuntimeError(
+            "second derivatives of a submission are not available: its worker answers first-order gradients alone; "
+            "differentiate without create_graph=True"
+        )
+
+
+class _Ask(torch.autograd.Function):
+    """Logits of the worker's network; its gradient is the worker's vector-Jacobian product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, model: "RemoteModel", lease: _Lease) -> Tensor:  # noqa: ANN401
+        """Logits (N, K) of images (N, C, H, W)."""
+        logits, lease.token = model.worker.forward(x, grad=True)
+        ctx.model, ctx.token = model, lease.token
+        ctx.save_for_backward(x)
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: ANN401
+        """Gradient (N, C, H, W)."""
+        (x,) = ctx.saved_tensors
+        gradient = ctx.model.worker.vjp(ctx.token, grads[0])
+        if ctx.model.on_backward is not None:
+            ctx.model.on_backward(x.detach())
+        if torch.is_grad_enabled():
+            gradient = _FirstOrderOnly.apply(gradient, x, grads[0])
+        return gradient, None, None
+
+
+class RemoteModel(nn.Module):
+    """The network of a worker as attacks see it: float32 images (N, C, H, W) in [0, 1] to logits (N, K), on x's device.
+
+    ``model(x)`` and first-order gradients with respect to ``x`` work as usual, several times over one graph if it is
+    retained; there are no parameters and no submodules. The worker keeps a graph exactly as long as autograd keeps
+    this side of it. Every failure is a ``WorkerError``.
+    """
+
+    def __init__(self, worker: Answering, *, on_forward: Hook | None = None, on_backward: Hook | None = None) -> None:
+        super().__init__()
+        self.worker = worker
+        self.on_forward, self.on_backward = on_forward, on_backward
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        if torch.is_grad_enabled() and x.requires_grad and len(x):
+            lease = _Lease(self.worker)
+            # What autograd saves for the backward pass carries the lease: both are dropped at the same moment.
+            with torch.autograd.graph.saved_tensors_hooks(lambda saved: (saved, lease), lambda packed: packed[0]):
+                logits: Tensor = _Ask.apply(x, self, lease)
+        else:
+            logits, _ = self.worker.forward(x)
+            if len(x) == 0:
+                logits = empty_logits(x, logits.shape[1])
+        if self.on_forward is not None:
+            self.on_forward(x.detach())
+        return logits
+
+
+class LocalModel(nn.Module):
+    """The same interface on a network in this process, asked in the same way: for the Python API and code you trust."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        options: WorkerOptions | None = None,
+        *,
+        on_forward: Hook | None = None,
+        on_backward: Hook | None = None,
+    ) -> None:
+        """Take ``network`` over: it is frozen, put into eval mode and, where the options say so, optimised in place."""
+        super().__init__()
+        options = options or WorkerOptions()
+        kind = "cuda" if options.device.startswith("cuda") else "cpu"
+        module = network.eval().requires_grad_(False)
+        self.network = Network(module, micro_batch=options.micro_batch or MICRO_BATCH[kind], device=options.device)
+        self.optimisations = optimise(self.network, options.image_shape, enabled=options.optimise)
+        self.on_forward, self.on_backward = on_forward, on_backward
+        self.eval()
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], options: WorkerOptions | None = None) -> Self:
+        """Build a submission in this process, from what ``Submission.spec()`` returns. Raises ``WorkerError``."""
+        try:
+            return cls(load(spec), options)
+        except LoadError as error:
+            raise WorkerError(error.kind, str(error)) from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K); ``WorkerError`` of kind ``contract`` when the network returns something else."""
+        try:
+            logits: Tensor = self.network(x)
+        except OutputError as error:
+            raise WorkerError("contract", str(error)) from error
+        if self.on_backward is not None and logits.requires_grad:
+            on_backward, images = self.on_backward, x.detach()
+            logits.register_hook(lambda _: on_backward(images))  # type: ignore[no-untyped-call]
+        if self.on_forward is not None:
+            self.on_forward(x.detach())
+        return logits

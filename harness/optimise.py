@@ -1,0 +1,248 @@
+"""How a network is asked: in micro-batches of one fixed shape, in a fast memory layout, BatchNorm folded.
+
+Kernels pick their order of summation by the shape of the batch, so the same image gets other last bits in a batch of 7
+than in one of 64, and an attack may then end elsewhere. Cutting every request into micro-batches of one size, the last
+one filled up with rows of the same request, removes that: a row's logits and gradient no longer depend on the batch it
+came in. A network whose rows influence each other (BatchNorm in train mode, votes over the batch) sees micro-batches,
+and one that draws random numbers draws them for a whole micro-batch.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+MICRO_BATCH = {"cpu": 16, "cuda": 64}
+"""Rows per micro-batch; 16 was the fastest of 4 to 64 for slim residual networks on one processor thread."""
+LOGITS_TOLERANCE = 1e-4
+"""Largest difference of the logits after an optimisation, relative to the largest logit."""
+GRADIENT_TOLERANCE = 1e-3
+"""L2 difference of an image's gradient, relative to the gradient."""
+GRADIENT_SHARE = 0.9
+"""Share of the images that must hold it: an activation that rounds to the other side of a kink moves one image's."""
+
+
+class OutputError(Exception):
+    """A network returned something else than logits; the text is one line."""
+
+
+def describe_output(output: object) -> str:
+    """What a network returned, for a message."""
+    if isinstance(output, Tensor):
+        return f"{tuple(output.shape)} of {str(output.dtype).removeprefix('torch.')}"
+    if isinstance(output, dict):
+        return f"a dict with {', '.join(repr(str(key)) for key in list(output)[:4]) or 'nothing in it'}"
+    if isinstance(output, tuple | list):
+        inside = ", ".join(describe_output(item) for item in output[:3])
+        return f"a {type(output).__name__} of {len(output)}: {inside}"
+    return f"a {type(output).__name__}"
+
+
+def empty_logits(x: Tensor, classes: int) -> Tensor:
+    """Logits (0, ``classes``) of no images, attached to ``x`` so that a gradient can be asked for."""
+    return x.flatten(1).sum(1, keepdim=True).expand(0, classes)
+
+
+class Network(nn.Module):
+    """A loaded network together with the way it is asked; maps float32 (N, C, H, W) to float32 logits (N, K)."""
+
+    def __init__(self, module: nn.Module, *, micro_batch: int, device: str = "cpu") -> None:
+        super().__init__()
+        self.module = module.to(device)
+        self.micro_batch = micro_batch
+        self.device = torch.device(device)
+        self.layout = torch.contiguous_format
+
+    def _ask(self, part: Tensor) -> Tensor:
+        rows = len(part)
+        if rows < self.micro_batch:
+            part = part[torch.arange(self.micro_batch, device=part.device) % rows]
+        # A copy in the right layout; the network may change it in place without touching the caller's images.
+        logits: object = self.module(part.clone(memory_format=self.layout))
+        if (
+            not isinstance(logits, Tensor)
+            or logits.dim() != 2
+            or len(logits) != self.micro_batch
+            or not logits.is_floating_point()
+        ):
+            raise OutputError(
+                f"expected float logits (N, K), got {describe_output(logits)} for a batch of {self.micro_batch}"
+            )
+        return logits[:rows]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of ``x``; differentiable. ``OutputError`` when the network returns anything but (N, K) floats."""
+        if len(x) == 0:
+            return empty_logits(x, self(x.new_zeros((1, *x.shape[1:]))).shape[1])
+        parts = x.to(self.device).split(self.micro_batch)  # type: ignore[no-untyped-call]
+        logits = torch.cat([self._ask(part) for part in parts])
+        return logits.to(device=x.device, dtype=torch.float32)
+
+
+Answers = list[tuple[Tensor, Tensor]]
+
+
+def _answers(network: Network, batches: Sequence[Tensor]) -> Answers:
+    """Logits, and gradient of their fixed random combination, for every batch."""
+    found: Answers = []
+    with torch.enable_grad():
+        for x in batches:
+            leaf = x.clone().requires_grad_()
+            logits = network(leaf)
+            weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+            gradient = None
+            if logits.requires_grad:
+                (gradient,) = torch.autograd.grad(logits, leaf, weights.to(logits.device), allow_unused=True)
+            found.append((logits.detach(), torch.zeros_like(x) if gradient is None else gradient.detach()))
+    return found
+
+
+def _same(before: Answers, after: Answers) -> bool:
+    for (logits, gradient), (other_logits, other_gradient) in zip(before, after, strict=True):
+        if logits.shape != other_logits.shape or not logits.isfinite().all() or not gradient.isfinite().all():
+            return False
+        if not bool((logits - other_logits).abs().max() <= LOGITS_TOLERANCE * logits.abs().max()):
+            return False
+        off = (gradient - other_gradient).flatten(1).norm(dim=1)
+        held = off <= GRADIENT_TOLERANCE * gradient.flatten(1).norm(dim=1)
+        if float(held.float().mean()) < GRADIENT_SHARE:
+            return False
+    return True
+
+
+def _batches(shape: Sequence[int], rows: int, device: torch.device) -> list[Tensor]:
+    """A batch of noise and one of smooth ramps and flat images, in [0, 1]."""
+    noise = torch.rand((rows, *shape), generator=torch.Generator().manual_seed(0))
+    height = torch.linspace(0, 1, shape[1]).view(1, 1, -1, 1)
+    width = torch.linspace(0, 1, shape[2]).view(1, 1, 1, -1)
+    level = torch.linspace(0, 1, rows).view(-1, 1, 1, 1)
+    smooth = (level * height + (1 - level) * width).expand(rows, *shape).clone()
+    smooth[: rows // 4] = level[: rows // 4]
+    return [noise.to(device), smooth.to(device)]
+
+
+def _single_use(modules: dict[str, nn.Module]) -> set[str]:
+    """Names of the modules that no hook, parametrisation or second owner of a parameter could notice changing."""
+    owners: dict[int, int] = {}
+    for module in modules.values():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return {
+        name
+        for name, module in modules.items()
+        if not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+        and not nn.utils.parametrize.is_parametrized(module)
+        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
+    }
+
+
+def _pairs(module: nn.Module) -> list[tuple[str, str]]:
+    """Names of (convolution, BatchNorm) where the one feeds the other and nothing else touches either."""
+    # Tracing runs the network's own Python code on stand-ins, which may leave some behind: trace a copy.
+    graph = fx.Tracer().trace(copy.deepcopy(module))
+    modules = dict(module.named_modules())
+    free = _single_use(modules)
+    calls: dict[str, int] = {}
+    touched: set[str] = set()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+        elif node.op == "get_attr":
+            touched.add(str(node.target).rpartition(".")[0])
+    found = []
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(node.args[0] if node.args else None, fx.Node):
+            continue
+        before, names = node.args[0], (str(node.args[0].target), str(node.target))
+        conv, norm = modules.get(names[0]), modules.get(names[1])
+        if (
+            before.op == "call_module"
+            and len(before.users) == 1
+            and type(conv) is nn.Conv2d
+            and type(norm) is nn.BatchNorm2d
+            and not norm.training
+            and norm.running_mean is not None
+            and all(calls[name] == 1 and name in free and name not in touched for name in names)
+        ):
+            found.append(names)
+    return found
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+
+
+@contextlib.contextmanager
+def _undo_unless(kept: list[bool], root: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Put the modules called ``names`` back at the end unless ``kept`` has been filled."""
+    saved = {name: root.get_submodule(name) for name in names}
+    try:
+        yield
+    finally:
+        if not kept:
+            for name, module in saved.items():
+                _replace(root, name, module)
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution that does what ``conv`` and ``norm`` in eval mode do one after the other."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    layer = copy.deepcopy(conv)
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
+
+
+def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) -> tuple[str, ...]:
+    """Make a frozen network in eval mode faster in place, and say what was done; ``shape`` is (C, H, W) of an image.
+
+    Every step is tried on two batches and taken back unless logits and input gradients stay as they were
+    (``LOGITS_TOLERANCE``, ``GRADIENT_TOLERANCE``); whatever goes wrong, the network still answers as before. The
+    network's own code keeps running (only layers are exchanged), so what is random or stateful in it stays so.
+    """
+    done = [f"micro_batch={network.micro_batch}"]
+    if not enabled:
+        return tuple(done)
+    try:
+        batches = _batches(shape, network.micro_batch, network.device)
+        before = _answers(network, batches)
+        if not _same(before, _answers(network, batches)):
+            return tuple(done)
+    except Exception:
+        # It does not take such images: nothing can be compared. The first real request will say what is wrong.
+        return tuple(done)
+    module = network.module
+    if any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+        try:
+            network.layout = torch.channels_last
+            module.to(memory_format=torch.channels_last)
+            faithful = _same(before, _answers(network, batches))
+        except Exception:
+            faithful = False
+        if faithful:
+            done.append("channels_last")
+        else:
+            network.layout = torch.contiguous_format
+            module.to(memory_format=torch.contiguous_format)
+    with contextlib.suppress(Exception):
+        pairs = _pairs(module)
+        kept: list[bool] = []
+        with _undo_unless(kept, module, [name for pair in pairs for name in pair]):
+            for conv_name, norm_name in pairs:
+                conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(norm, nn.BatchNorm2d)
+                _replace(module, conv_name, _folded(conv, norm))
+                _replace(module, norm_name, nn.Identity())
+            if pairs and _same(before, _answers(network, batches)):
+                kept.append(True)
+                done.append("batchnorm_folded")
+    return tuple(done)

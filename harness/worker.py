@@ -1,0 +1,252 @@
+"""The process that holds a submission: ``python -m harness.worker SOCKET ARENA PARENT``.
+
+It is told how to build one network and then answers two questions, the logits of a batch and the vector-Jacobian
+product for a given output gradient, and a few about the module itself. It never learns a label, an attack's name or
+where results lie. Started by ``harness.models.ModelWorker``; the numbers are two file descriptors and a process id.
+"""
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.channel import Arena, ChannelError, receive, send
+from harness.loading import LoadError, describe_exception, is_out_of_memory, load
+from harness.optimise import MICRO_BATCH, Network, OutputError, optimise
+
+PR_SET_PDEATHSIG = 1
+SLACK = 256 << 20
+"""Bytes of address space beyond the memory limit, for stacks and fragments."""
+MAX_LISTED = 50
+
+
+def _die_with(parent: int, connection: socket.socket) -> None:
+    """End this process and its group as soon as the engine is gone."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    def watch() -> None:
+        hang_up = select.poll()
+        hang_up.register(connection, getattr(select, "POLLRDHUP", select.POLLHUP))
+        hang_up.poll()
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+
+
+def _limit_memory(limit: int) -> None:
+    """Refuse allocations far beyond ``limit`` bytes, so that one huge request cannot take the machine down."""
+    import resource
+
+    held = 0
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        held = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), 0)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (held + limit + SLACK, held + limit + SLACK))
+
+
+def _trim() -> None:
+    """Hand freed memory back to the system, so that what the system counts is what is held."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def seed_all(value: int) -> None:
+    """Seed the generators a network may draw from when it is built or asked."""
+    random.seed(value)
+    torch.manual_seed(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(value % 2**32)
+
+
+def _warm_up() -> None:
+    """Let torch set up its kernels, so that they do not count as the network's memory."""
+    layer, x = nn.Conv2d(3, 8, 3, padding=1), torch.rand(4, 3, 32, 32, requires_grad=True)
+    nn.functional.linear(layer(x).relu().flatten(1), torch.rand(2, 8 * 32 * 32)).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def _dtype(module: nn.Module) -> str:
+    """The type most parameters have."""
+    counts: Counter[str] = Counter()
+    for parameter in module.parameters():
+        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return counts.most_common(1)[0][0] if counts else "float32"
+
+
+def state_hash(module: nn.Module) -> str:
+    """sha256 over names, types, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def count_macs(network: Network, shape: list[int]) -> int:
+    """Multiply-accumulates of the convolutions and matrix products of one forward pass of one image (C, H, W)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.module(torch.zeros(1, *shape, device=network.device))
+    return int(counter.get_total_flops()) // 2
+
+
+class Answerer:
+    """Holds the network and the graphs of the questions that may still be asked about."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.spec: Mapping[str, Any] = {}
+        self.network: Network | None = None
+        self.graphs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to one message; exceptions of the submission's code pass through."""
+        for token in message.get("release", ()):
+            self.graphs.pop(token, None)
+        self.arena.remap(message.get("arena", 0))
+        operation = message["op"]
+        if operation == "load":
+            return self._load(message)
+        if operation == "trim":
+            _trim()
+            return {}
+        if operation == "seed":
+            seed_all(message["seed"])
+            return {}
+        if operation == "probe":
+            return {"result": self._probe(message["name"], message["arguments"])}
+        if operation == "forward":
+            return self._forward(message["token"], message["shape"], message["row"], grad=message["grad"])
+        return self._vjp(message["token"])
+
+    def _load(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        self.spec = message["spec"]
+        device = message["device"]
+        if message["memory_limit"] is not None and device == "cpu":
+            _limit_memory(message["memory_limit"])
+        seed_all(0)
+        module = load(self.spec)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        dtype = _dtype(module)
+        micro_batch = message["micro_batch"] or MICRO_BATCH["cuda" if device.startswith("cuda") else "cpu"]
+        self.network = Network(module, micro_batch=micro_batch, device=device)
+        done = optimise(self.network, message["shape"], enabled=message["optimise"])
+        _trim()
+        seed_all(0)
+        return {
+            "parameters": parameters,
+            "training": [name for name, layer in module.named_modules() if layer.training][:MAX_LISTED],
+            "dtype": dtype,
+            "hardware": torch.cuda.get_device_name(self.network.device) if device.startswith("cuda") else "",
+            "optimisations": list(done),
+        }
+
+    def _loaded(self) -> Network:
+        if self.network is None:
+            raise LoadError("contract", "the network is not loaded")
+        return self.network
+
+    def _forward(self, token: int, shape: list[int], row: int, *, grad: bool) -> dict[str, Any]:
+        network = self._loaded()
+        with torch.set_grad_enabled(grad):
+            x = self.arena.tensor(shape).clone().requires_grad_(grad)
+            logits = network(x)
+            if logits.shape[1] > row:
+                raise OutputError(f"expected at most {row} classes, got {logits.shape[1]}")
+            with torch.no_grad():
+                self.arena.tensor(logits.shape).copy_(logits)
+        if grad:
+            self.graphs[token] = (x, logits)
+        return {"shape": list(logits.shape)}
+
+    def _vjp(self, token: int) -> dict[str, Any]:
+        x, logits = self.graphs[token]
+        gradient = None
+        if logits.requires_grad:
+            weights = self.arena.tensor(logits.shape).clone()
+            (gradient,) = torch.autograd.grad(logits, x, weights, retain_graph=True, allow_unused=True)
+        answer = self.arena.tensor(x.shape)
+        if gradient is None:
+            answer.zero_()
+        else:
+            answer.copy_(gradient)
+        return {}
+
+    def _probe(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if name == "graphs":
+            return {"graphs": len(self.graphs)}
+        if name == "cuda_memory":
+            if arguments.get("reset"):
+                torch.cuda.reset_peak_memory_stats()
+            return {"held": torch.cuda.memory_allocated(), "peak": torch.cuda.max_memory_allocated()}
+        network = self._loaded()
+        if name == "macs":
+            return {"macs": count_macs(network, arguments["shape"])}
+        if name == "state":
+            return {"sha256": state_hash(network.module)}
+        if name == "training":
+            return {"training": [key for key, layer in network.module.named_modules() if layer.training][:MAX_LISTED]}
+        raise LoadError("contract", f"unknown probe {name!r}")
+
+
+def _failure(error: BaseException, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply that says what went wrong."""
+    if isinstance(error, LoadError):
+        return {"kind": error.kind, "message": str(error)}
+    if isinstance(error, OutputError):
+        return {"kind": "contract", "message": str(error)}
+    return {"kind": "memory" if is_out_of_memory(error) else "raised", "message": describe_exception(error, spec)}
+
+
+def main(arguments: list[str]) -> None:
+    """Answer messages until the engine hangs up."""
+    connection = socket.socket(fileno=int(arguments[0]))
+    arena = Arena(int(arguments[1]), os.fstat(int(arguments[1])).st_size)
+    for fd in (connection.fileno(), arena.fd):
+        os.set_inheritable(fd, False)
+    _die_with(int(arguments[2]), connection)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    _warm_up()
+    _trim()
+    answerer = Answerer(arena)
+    with contextlib.suppress(ChannelError):
+        send(connection, {"seq": 0, "ok": True})
+        while True:
+            message = receive(connection)
+            try:
+                reply = answerer.answer(message) | {"ok": True}
+            except BaseException as error:
+                reply = _failure(error, answerer.spec) | {"ok": False}
+            send(connection, reply | {"seq": message["seq"]})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
