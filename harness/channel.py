@@ -27,7 +27,11 @@ _PAGE = 1 << 16
 
 
 class ChannelError(Exception):
-    """The other side is gone, or what it sent is not a message."""
+    """What the other side sent is not a message."""
+
+
+class ClosedError(ChannelError):
+    """The other side is gone."""
 
 
 def send(connection: socket.socket, message: dict[str, Any], deadline: float | None = None) -> None:
@@ -41,7 +45,7 @@ def send(connection: socket.socket, message: dict[str, Any], deadline: float | N
     except TimeoutError:
         raise
     except OSError as error:
-        raise ChannelError(f"cannot send: {error}") from error
+        raise ClosedError(f"cannot send: {error}") from error
 
 
 def receive(connection: socket.socket, deadline: float | None = None) -> dict[str, Any]:
@@ -77,9 +81,9 @@ def _read(connection: socket.socket, size: int, deadline: float | None) -> bytes
         except TimeoutError:
             raise
         except OSError as error:
-            raise ChannelError(f"cannot receive: {error}") from error
+            raise ClosedError(f"cannot receive: {error}") from error
         if not part:
-            raise ChannelError("the connection is closed")
+            raise ClosedError("the connection is closed")
         parts.append(part)
         size -= len(part)
     return b"".join(parts)

@@ -21,6 +21,8 @@ class Ledger:
     def _match(self, queries: Tensor) -> Tensor:
         if len(queries) == len(self._rows):
             return self._rows
+        if not len(queries):
+            return self._rows[:0]
         return torch.cdist(queries.detach().flatten(1).to(self._x.dtype), self._x).argmin(1)
 
     def forward(self, queries: Tensor) -> None:

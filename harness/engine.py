@@ -1,5 +1,6 @@
 """Run one shard and write down what happened; trusts neither the network nor the attack. The only place that times."""
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -179,7 +180,10 @@ def _run_attack(
     chosen = attempted.nonzero().squeeze(1)
     indices = [shard.start + int(row) for row in chosen]
     model = RemoteModel(worker)
+    before = worker.probe("state")["parameters"]
     returned, ledger = _attack(attack, model, x[chosen], labels[chosen], indices, work, batch_size)
+    if worker.probe("state")["parameters"] != before:
+        raise BreachError("breach", "the network's parameters are not what they were before the attack")
 
     x_adv = x.clone()
     x_adv[chosen] = returned
@@ -219,6 +223,12 @@ def _run_attack(
     return rows, mismatches, kept + shard.start, x_adv[kept]
 
 
+def _shard_seed(work: Work) -> int:
+    """A seed that depends on the run's seed, the task and the span, and on nothing else."""
+    text = f"{work.identity.seed} {work.shard.task.key} {work.shard.start}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
 def run_shard(
     work: Work,
     *,
@@ -243,6 +253,9 @@ def run_shard(
     try:
         if any(record.status is not Status.OK for record in earlier) or len(earlier) != len(task.after):
             raise BreachError("upstream", f"needs {', '.join(task.after)} on the same examples, which failed")
+        if task.kind != "cost":
+            # A network that draws random numbers draws the same ones whenever this shard is run.
+            worker.seed(_shard_seed(work))
         if task.kind == "cost":
             description, footprint = _run_cost(work, dataset, worker, settings)
         elif task.kind == "clean":

@@ -16,11 +16,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from harness.channel import Arena, ChannelError, receive, send
+from harness.channel import Arena, ChannelError, ClosedError, receive, send
 from harness.environment import processor
-from harness.loading import one_line
 from harness.options import KINDS, Description, WorkerError, WorkerOptions, worker_environment
 from harness.process import WatchedProcess
+from harness.weights import one_line
 
 CLASSES = 4096
 """Logits per image for which room is always kept; more are possible for images with more values than that."""
@@ -160,7 +160,11 @@ class ModelWorker:
             token = next(self._numbers) if grad else 0
             self._fill(x, len(x) * row)
             reply = self._request({"op": "forward", "shape": list(x.shape), "row": row, "grad": grad, "token": token})
-            logits = self._take(self._logits_shape(reply.get("shape"), len(x), row)).to(x.device)
+            try:
+                logits = self._take(self._logits_shape(reply.get("shape"), len(x), row)).to(x.device)
+            except WorkerError:
+                self.release(token)
+                raise
             if grad:
                 self._shapes[token] = (x.shape, logits.shape)
             return logits, token
@@ -192,8 +196,9 @@ class ModelWorker:
     def probe(self, name: str, **arguments: object) -> dict[str, Any]:
         """Ask about the module.
 
-        ``macs`` (shape=[C, H, W]) -> {"macs"}; ``state`` -> {"sha256"}; ``training`` -> {"training": names};
-        ``graphs`` -> {"graphs": number of live graphs}. What comes back is the submission's word.
+        ``macs`` (shape=[C, H, W]) -> {"macs"}; ``state`` -> {"sha256", "parameters": sha256 without buffers};
+        ``training`` -> {"training": names}; ``graphs`` -> {"graphs": number of live graphs}. What comes back is the
+        submission's word.
         """
         result = self._request({"op": "probe", "name": name, "arguments": arguments}).get("result")
         if not isinstance(result, dict):
@@ -294,8 +299,10 @@ class ModelWorker:
             raise WorkerError(
                 "timeout", f"the time allowed was over while the model was asked to {operation} ({waited:.1f} s waited)"
             ) from None
-        except ChannelError:
+        except ClosedError:
             raise self._lost() from None
+        except ChannelError:
+            raise self._nonsense(operation) from None
         except BaseException:
             # Interrupted half-way: a late answer must not be taken for the next one's.
             self._end()

@@ -14,7 +14,7 @@ from harness.options import KINDS, Description, WorkerError, WorkerOptions
 __all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
 
 Hook = Callable[[Tensor], None]
-"""Called with the images (N, C, H, W) of one forward or backward pass."""
+"""Called with the images (N, C, H, W) of a forward pass, or with those of a backward pass whose gradient is asked for."""
 
 
 class Answering(Protocol):
@@ -77,7 +77,8 @@ class _Ask(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gradient = ctx.model.worker.vjp(ctx.token, grads[0])
         if ctx.model.on_backward is not None:
-            ctx.model.on_backward(x.detach())
+            asked = grads[0].ne(0).any(1)
+            ctx.model.on_backward(x.detach() if bool(asked.all()) else x.detach()[asked])
         if torch.is_grad_enabled():
             gradient = _FirstOrderOnly.apply(gradient, x, grads[0])
         return gradient, None, None

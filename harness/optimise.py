@@ -82,6 +82,18 @@ class Network(nn.Module):
         return logits.to(device=x.device, dtype=torch.float32)
 
 
+def pull_back(logits: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of ``(logits * weights).sum()`` with respect to ``x``; the graph is kept.
+
+    Zeros when the logits do not depend on ``x`` in a way that can be differentiated.
+    """
+    if not logits.requires_grad:
+        return torch.zeros_like(x)
+    # Not through ``grad_outputs``: it makes torch import a computer algebra system, a second and 40 MB per process.
+    (gradient,) = torch.autograd.grad((logits * weights).sum(), x, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
+
+
 Answers = list[tuple[Tensor, Tensor]]
 
 
@@ -93,10 +105,8 @@ def _answers(network: Network, batches: Sequence[Tensor]) -> Answers:
             leaf = x.clone().requires_grad_()
             logits = network(leaf)
             weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
-            gradient = None
-            if logits.requires_grad:
-                (gradient,) = torch.autograd.grad(logits, leaf, weights.to(logits.device), allow_unused=True)
-            found.append((logits.detach(), torch.zeros_like(x) if gradient is None else gradient.detach()))
+            gradient = pull_back(logits, leaf, weights.to(logits.device))
+            found.append((logits.detach(), gradient.detach()))
     return found
 
 
@@ -241,7 +251,7 @@ def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) ->
                 assert isinstance(conv, nn.Conv2d)
                 assert isinstance(norm, nn.BatchNorm2d)
                 _replace(module, conv_name, _folded(conv, norm))
-                _replace(module, norm_name, nn.Identity())
+                _replace(module, norm_name, nn.Identity().eval())
             if pairs and _same(before, _answers(network, batches)):
                 kept.append(True)
                 done.append("batchnorm_folded")

@@ -165,9 +165,9 @@ class WatchedProcess:
         finally:
             self._finish(process, log_read)
             with self._lock:
-                self._gone.set()
                 for fd in (log_read, self._wake_read, self._wake_write, *([exit_fd] if exit_fd >= 0 else [])):
                     os.close(fd)
+                self._gone.set()
             self._on_exit()
 
     def _watch(self, process: subprocess.Popen[bytes], log_read: int, exit_fd: int) -> None:

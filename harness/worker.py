@@ -10,7 +10,6 @@ import ctypes
 import gc
 import hashlib
 import os
-import random
 import select
 import signal
 import socket
@@ -25,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.channel import Arena, ChannelError, receive, send
-from harness.loading import LoadError, describe_exception, is_out_of_memory, load
-from harness.optimise import MICRO_BATCH, Network, OutputError, optimise
+from harness.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
+from harness.optimise import MICRO_BATCH, Network, OutputError, optimise, pull_back
 
 PR_SET_PDEATHSIG = 1
 SLACK = 256 << 20
@@ -73,19 +72,14 @@ def _trim() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def seed_all(value: int) -> None:
-    """Seed the generators a network may draw from when it is built or asked."""
-    random.seed(value)
-    torch.manual_seed(value)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(value % 2**32)
-
-
 def _warm_up() -> None:
-    """Let torch set up its kernels, so that they do not count as the network's memory."""
-    layer, x = nn.Conv2d(3, 8, 3, padding=1), torch.rand(4, 3, 32, 32, requires_grad=True)
-    nn.functional.linear(layer(x).relu().flatten(1), torch.rand(2, 8 * 32 * 32)).sum().backward()  # type: ignore[no-untyped-call]
+    """Let torch set up what any network makes it set up, so that it does not count as the network's memory."""
+    layers = [
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32),
+        nn.ReLU(), nn.Conv2d(32, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    ]  # fmt: skip
+    module = nn.Sequential(*layers).eval().requires_grad_(False)
+    optimise(Network(module, micro_batch=MICRO_BATCH["cpu"]), (3, 32, 32))
 
 
 def _dtype(module: nn.Module) -> str:
@@ -96,10 +90,10 @@ def _dtype(module: nn.Module) -> str:
     return counts.most_common(1)[0][0] if counts else "float32"
 
 
-def state_hash(module: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all parameters and buffers."""
+def state_hash(module: nn.Module, *, buffers: bool = True) -> str:
+    """sha256 over names, types, shapes and bytes of all parameters and, unless left out, buffers."""
     digest = hashlib.sha256()
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for name, tensor in [*module.named_parameters(), *(module.named_buffers() if buffers else ())]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -148,10 +142,10 @@ class Answerer:
         device = message["device"]
         if message["memory_limit"] is not None and device == "cpu":
             _limit_memory(message["memory_limit"])
-        seed_all(0)
         module = load(self.spec)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         dtype = _dtype(module)
+        training = [name for name, layer in module.named_modules() if layer.training][:MAX_LISTED]
         micro_batch = message["micro_batch"] or MICRO_BATCH["cuda" if device.startswith("cuda") else "cpu"]
         self.network = Network(module, micro_batch=micro_batch, device=device)
         done = optimise(self.network, message["shape"], enabled=message["optimise"])
@@ -159,7 +153,7 @@ class Answerer:
         seed_all(0)
         return {
             "parameters": parameters,
-            "training": [name for name, layer in module.named_modules() if layer.training][:MAX_LISTED],
+            "training": training,
             "dtype": dtype,
             "hardware": torch.cuda.get_device_name(self.network.device) if device.startswith("cuda") else "",
             "optimisations": list(done),
@@ -185,15 +179,8 @@ class Answerer:
 
     def _vjp(self, token: int) -> dict[str, Any]:
         x, logits = self.graphs[token]
-        gradient = None
-        if logits.requires_grad:
-            weights = self.arena.tensor(logits.shape).clone()
-            (gradient,) = torch.autograd.grad(logits, x, weights, retain_graph=True, allow_unused=True)
-        answer = self.arena.tensor(x.shape)
-        if gradient is None:
-            answer.zero_()
-        else:
-            answer.copy_(gradient)
+        gradient = pull_back(logits, x, self.arena.tensor(logits.shape).clone())
+        self.arena.tensor(x.shape).copy_(gradient)
         return {}
 
     def _probe(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,7 +194,7 @@ class Answerer:
         if name == "macs":
             return {"macs": count_macs(network, arguments["shape"])}
         if name == "state":
-            return {"sha256": state_hash(network.module)}
+            return {"sha256": state_hash(network.module), "parameters": state_hash(network.module, buffers=False)}
         if name == "training":
             return {"training": [key for key, layer in network.module.named_modules() if layer.training][:MAX_LISTED]}
         raise LoadError("contract", f"unknown probe {name!r}")

@@ -1,4 +1,4 @@
-"""What every attack promises, whatever the network: purity, tolerance of bad logits, clear refusals, batch invariance."""
+"""What every attack promises on any network: purity, tolerance of bad logits, clear refusals, batch invariance."""
 
 import random
 import subprocess
@@ -45,13 +45,13 @@ def test_an_attack_leaves_its_inputs_the_labels_the_logits_and_all_global_random
     model, x = Caching(), images(12)
     y = Linear()(x).argmax(1)
     before_x, before_y = x.clone(), y.clone()
-    torch.manual_seed(3), np.random.seed(3), random.seed(3)  # noqa: NPY002
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     first = run(name, model, x, y)
     assert torch.equal(x, before_x) and torch.equal(y, before_y) and not x.requires_grad
     assert torch.equal(model.kept, model.copy)
     assert torch.equal(states[0], torch.get_rng_state())
-    assert all(np.array_equal(a, b) for a, b in zip(states[1], np.random.get_state(), strict=True))  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(states[1], np.random.get_state(), strict=True))
     assert states[2] == random.getstate()
     assert not first.requires_grad and first.data_ptr() != x.data_ptr()
     torch.manual_seed(99)
@@ -83,8 +83,8 @@ def test_misclassified_images_come_back_as_they_are_and_a_batch_may_have_any_siz
     [
         ("fgsm", {}),
         ("fgsm", {"random_start": True}),
-        ("pgd", {"restarts": 3}),
-        ("pgd", {"loss": "margin"}),
+        ("pgd", {"restarts": 2, "steps": 4}),
+        ("pgd", {"loss": "margin", "restarts": 1}),
         ("deepfool", {}),
         ("deepfool", {"candidates": 3}),
     ],
@@ -103,12 +103,11 @@ def test_batch_size_and_order_change_nothing_in_our_attacks(name, params, norm):
 
     whole = cut(torch.arange(64), 64)
     broken = wrong(model, whole, y)
-    assert 0 < int(broken.sum()), "a test of nothing"
+    assert int(broken.sum()) > 0, "a test of nothing"
     assert name == "deepfool" or int(broken.sum()) < 64
     for size in (1, 7):
         assert torch.equal(cut(torch.arange(64), size), whole)
     shuffled = torch.randperm(64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(cut(shuffled, 64), whole)
     assert torch.equal(cut(shuffled, 13), whole)
 
 
@@ -124,7 +123,7 @@ def test_batch_size_changes_nothing_in_the_attacks_that_are_tied_to_the_shard(na
 
 
 class Cliff(nn.Module):
-    """Two classes; class 0 wins everywhere, and where the sum of the pixels has grown by ``step`` the logits are NaN."""
+    """Class 0 of two wins everywhere; where the sum of the pixels has grown by ``step`` the logits are NaN."""
 
     def __init__(self, x, step):
         super().__init__()
@@ -192,7 +191,8 @@ def test_bad_input_is_one_clear_line(name):
     cases = [
         ({"eps": 0.0}, "eps"), ({"eps": -1.0}, "eps"), ({"eps": float("nan")}, "eps"), ({"eps": float("inf")}, "eps"),
         ({"norm": "linf"}, "norm"), ({"x": x * 2}, "[0, 1]"), ({"x": x - 1}, "[0, 1]"),
-        ({"x": (x * 255).to(torch.uint8)}, "float32"), ({"x": x.half()}, "float32"), ({"x": x * float("nan")}, "[0, 1]"),
+        ({"x": (x * 255).to(torch.uint8)}, "float32"), ({"x": x.half()}, "float32"),
+        ({"x": x * float("nan")}, "[0, 1]"),
         ({"x": x[0]}, "(N, C, H, W)"), ({"y": y + 10}, "0..9"), ({"y": y - 10}, "0..9"), ({"y": y[:2]}, "int64 (4,)"),
         ({"y": y.to(torch.int32)}, "int64 (4,)"), ({"model": lambda x: x}, "logits (4, K)"),
     ]  # fmt: skip
@@ -226,7 +226,7 @@ def test_bad_input_is_one_clear_line(name):
 )
 def test_parameters_of_one_attack_are_checked(name, params, said):
     x = params.pop("x", images(2))
-    with pytest.raises(UserError, match=".*") as caught:
+    with pytest.raises(UserError) as caught:
         run(name, Linear(), x, torch.zeros(2, dtype=torch.int64), **params)
     assert said in str(caught.value)
 
@@ -238,7 +238,7 @@ def test_the_registry_names_what_it_holds():
     with pytest.raises(UnknownNameError, match="did you mean 'pgd'"):
         ATTACKS.get("pdg")
     ATTACKS.get("pgd").check_params(["steps", "loss"])
-    with pytest.raises(UserError, match="pgd: expected parameters among .*steps.*, got 'nb_iter'"):
+    with pytest.raises(UserError, match=r"pgd: expected parameters among .*steps.*, got 'nb_iter'"):
         ATTACKS.get("pgd").check_params(["nb_iter"])
     absent = Attack("x", ATTACKS.get("pgd").run, "no-such-package-anywhere", ("Linf",))
     with pytest.raises(UserError, match="pip install no-such-package-anywhere"):
@@ -248,7 +248,8 @@ def test_the_registry_names_what_it_holds():
 def test_importing_the_attacks_and_data_sets_loads_no_peer():
     code = (
         "import harness.attacks, harness.datasets, sys; "
-        "print([name for name in ('torchvision', 'pyautoattack', 'foolbox', 'robustbench', 'PIL') if name in sys.modules])"
+        "peers = ('torchvision', 'pyautoattack', 'foolbox', 'robustbench', 'PIL'); "
+        "print([name for name in peers if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and done.stderr == ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attack_models import ORDER, distance, shifted, trained
+from attack_models import distance, shifted, trained
 from safetensors.torch import load_file
 
 from harness import datasets
@@ -14,11 +14,12 @@ from harness.attacks.losses import misclassified
 from harness.attacks.randomness import ExampleGenerators
 from submissions.architectures import slim_resnet
 
-BUNDLED = sorted(
-    path
-    for path in (Path(__file__).resolve().parents[1] / "submissions").glob("*/submission.toml")
-    if "slim_resnet" in path.read_text()
-)
+SUBMISSIONS = Path(__file__).resolve().parents[1] / "submissions"
+BUNDLED = [
+    SUBMISSIONS / name / "submission.toml"
+    for name in ("natural", "fgsm-rs-1222", "fgsm-at-collapsed")
+    if (SUBMISSIONS / name / "submission.toml").exists()
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def tiny():
     return model, x, model(x).argmax(1)
 
 
-@pytest.fixture(scope="module", params=BUNDLED[:2], ids=lambda path: path.parent.name)
+@pytest.fixture(scope="module", params=BUNDLED, ids=lambda path: path.parent.name)
 def bundled(request):
     """A network of the repository and the images of the embedded sample it classifies right."""
     card = tomllib.loads(request.param.read_text())
@@ -111,7 +112,8 @@ def test_the_adapters_give_what_pyautoattack_gives(tiny, name, norm):
 
     model, x, y = tiny
     x, y = x[::4], y[::4]
-    eps = median_eps(model, x, y, norm)
+    # Random search needs a larger budget than gradients do, most of all in L2.
+    eps = median_eps(model, x, y, norm) * ((1 if norm == "Linf" else 6) if name == "square" else 1)
     params = {"apgd-ce": {"steps": 20}, "apgd-t": {"steps": 10, "targets": 3}, "fab-t": {"steps": 10, "targets": 3},
               "square": {"queries": 60}}[name]  # fmt: skip
     generators = ExampleGenerators.for_examples(4, name, range(len(x)))
@@ -134,4 +136,4 @@ def test_the_adapters_give_what_pyautoattack_gives(tiny, name, norm):
     broken = misclassified(model(ours), y)
     assert 0 < int(broken.sum()) < len(x)
     assert int((broken != misclassified(model(theirs), y)).sum()) == 0
-    assert float((ours - theirs).abs().max()) <= 1e-3 * eps * (1 if norm in ORDER else 0)
+    assert float((ours - theirs).abs().max()) <= 1e-3 * eps

@@ -1,12 +1,15 @@
 """The engine on a worker of known answers: what it writes down, and what it refuses to believe."""
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from harness.models import LocalModel
+from harness.models import WorkerOptions
+from harness.optimise import Network
+from harness.worker import state_hash
 from torch import Tensor
 
 from harness.attacks import ATTACKS, Attack
@@ -25,6 +28,36 @@ class Brightness(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = (x.flatten(1).mean(1) - 0.5) * 100
         return torch.stack([-z, z], 1)
+
+
+class InProcess:
+    """A worker that is this process: the questions of the engine, answered by a module at hand."""
+
+    deadline: float | None = None
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.network = Network(module.eval(), micro_batch=WorkerOptions().micro_batch or 4)
+        self.graphs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, x: Tensor, *, grad: bool = False) -> tuple[Tensor, int]:
+        leaf = x.detach().clone().requires_grad_(grad)
+        with torch.set_grad_enabled(grad):
+            logits = self.network(leaf)
+        self.graphs[len(self.graphs) + 1] = (leaf, logits)
+        return logits.detach().clone(), len(self.graphs)
+
+    def vjp(self, token: int, grad_logits: Tensor) -> Tensor:
+        leaf, logits = self.graphs[token]
+        return torch.autograd.grad(logits, leaf, grad_logits, retain_graph=True)[0]
+
+    def release(self, token: int) -> None:
+        pass
+
+    def seed(self, value: int) -> None:
+        torch.manual_seed(value)
+
+    def probe(self, name: str, **_: object) -> dict[str, str]:
+        return {"parameters": state_hash(self.network, buffers=False)}
 
 
 class Coin(Brightness):
@@ -65,7 +98,7 @@ def task(attack: str, **changes: object) -> Task:
 def run(task: Task, model: torch.nn.Module | None = None, earlier=(), batch_size: int = 4):
     data = dataset()
     work = Work(Shard("model", "grey", task, 0, 6), Identity("", "", data.span_sha256(0, 6), 0))
-    worker = LocalModel(model or Brightness())
+    worker = InProcess(model or Brightness())
     return run_shard(
         work, dataset=data, worker=worker, description=None, earlier=earlier, settings=Settings(batch_size=batch_size)
     )
@@ -158,7 +191,22 @@ def test_a_breach_is_an_error_record_with_the_number_in_it(broken_attack, functi
     record = run(broken_attack(function)).record
     assert record.status is Status.ERROR and record.examples == ()
     assert record.failure is not None and record.failure.kind == "breach"
-    assert pytest.importorskip("re").search(message, record.failure.message), record.failure.message
+    assert re.search(message, record.failure.message), record.failure.message
+
+
+def test_a_network_that_changes_its_weights_under_attack_is_a_breach() -> None:
+    class Learner(Brightness):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight += 1
+            return super().forward(x)
+
+    failure = run(task("fgsm"), Learner()).record.failure
+    assert failure is not None and "parameters are not what they were" in failure.message
 
 
 def test_float_rounding_at_the_edge_of_the_budget_is_no_breach(broken_attack) -> None:

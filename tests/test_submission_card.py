@@ -292,3 +292,13 @@ def test_a_byte_order_mark_is_no_obstacle(tmp_path) -> None:
 )
 def test_which_data_sets_a_card_fits(tmp_path, given, dataset, expected) -> None:
     assert fits(card_of(tmp_path, SMALLEST.replace('"cifar10"', given)), dataset) is expected
+
+
+def test_a_family_has_the_classes_of_its_data_set() -> None:
+    from harness import datasets
+    from harness.card_values import FAMILIES
+    from harness.datasets.cifar import CLASS_NAMES
+
+    named = {name: classes for name, classes in FAMILIES.items() if name != "npz"}
+    assert named == {name: len(classes) for name, classes in CLASS_NAMES.items()}
+    assert set(named) == {name.partition("-")[0] for name in datasets.names()}

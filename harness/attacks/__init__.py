@@ -28,7 +28,7 @@ class Attack:
     """``run(model, x, y, *, eps, norm, generator, **params)``: float images (N, C, H, W) in [0, 1] and labels int64
     (N,) to adversarial images of the shape and dtype of ``x``."""
     source: str
-    """Who computes it: ``rampart-pgd-1``, or the name of the package that does, e.g. ``pyautoattack``."""
+    """Who computes it: ours with its version, e.g. ``rampart-pgd-1``, or the package that does, e.g. ``pyautoattack``."""
     norms: tuple[str, ...]
     """Norms it can be run in."""
     minimum_norm: bool = False
@@ -39,7 +39,7 @@ class Attack:
     @property
     def implementation(self) -> str:
         """``source`` with its version, looked up when asked for; ``UserError`` when the package is not installed."""
-        if self.source.startswith("rampart-"):
+        if self.source.rpartition("-")[2].isdigit():
             return self.source
         try:
             return f"{self.source}-{importlib.metadata.version(self.source)}"

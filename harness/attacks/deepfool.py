@@ -69,7 +69,7 @@ def deepfool(
         x_adv[rows[done]] = point.detach()[done]
         if last or bool(done.all()):
             break
-        distance, direction = _nearest_boundary(logits, point, y, others, norm)
+        distance, direction = _nearest_boundary(logits, point, y, others, norm, ~done)
         keep = ~done & distance.isfinite()
         if not bool(keep.all()):
             rows, y, others, total = rows[keep], y[keep], others[keep], total[keep]
@@ -88,8 +88,10 @@ def _others(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
     return ranked.topk(min(candidates, logits.shape[1]) - 1).indices
 
 
-def _nearest_boundary(logits: Tensor, point: Tensor, y: Tensor, others: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Distance (N,) to the nearest linearised boundary and the gradient (N, C, H, W) towards it.
+def _nearest_boundary(
+    logits: Tensor, point: Tensor, y: Tensor, others: Tensor, norm: str, wanted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Distance (N,) to the nearest linearised boundary and the gradient (N, C, H, W) towards it, for ``wanted`` rows.
 
     The distance is inf, and the gradient 0, where no boundary can be seen: every gradient is zero or not finite.
     """
@@ -97,7 +99,7 @@ def _nearest_boundary(logits: Tensor, point: Tensor, y: Tensor, others: Tensor, 
     for column in range(others.shape[1]):
         with torch.enable_grad():
             gap = (logits.gather(1, others[:, column : column + 1]) - logits.gather(1, y[:, None])).squeeze(1)
-        grad = input_gradient(gap, point, retain_graph=column + 1 < others.shape[1])
+        grad = input_gradient(gap, point, wanted=wanted, retain_graph=column + 1 < others.shape[1])
         distance = gap.detach().abs() / torch.linalg.vector_norm(grad.flatten(1), ord=_DUAL[norm], dim=1)
         closer = distance < nearest
         nearest = torch.where(closer, distance, nearest)

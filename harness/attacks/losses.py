@@ -27,12 +27,14 @@ def misclassified(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
-def input_gradient(loss: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
+def input_gradient(loss: Tensor, x: Tensor, *, wanted: Tensor | None = None, retain_graph: bool = False) -> Tensor:
     """Gradient of the sum of ``loss`` (N,) with respect to ``x``; zeros where ``x`` does not reach the loss.
 
-    The sum, not the mean: the gradient of an example must not depend on how many others share its batch.
+    The sum, not the mean: the gradient of an example must not depend on how many others share its batch. Rows that
+    are not ``wanted`` (bool (N,), None: all are) are left out of the sum; what stands in their place has no meaning.
     """
     if not loss.requires_grad:
         return torch.zeros_like(x)
-    (grad,) = torch.autograd.grad(loss, x, torch.ones_like(loss), retain_graph=retain_graph, allow_unused=True)
+    weights = torch.ones_like(loss) if wanted is None else wanted.to(loss.dtype)
+    (grad,) = torch.autograd.grad(loss, x, weights, retain_graph=retain_graph, allow_unused=True)
     return torch.zeros_like(x) if grad is None else grad

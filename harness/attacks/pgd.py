@@ -95,7 +95,7 @@ def _ascend(
             losses = loss(logits, y)
         done = misclassified(logits.detach(), y)
         leave = last or bool(done.all())
-        grad = None if leave else input_gradient(losses, point)
+        grad = None if leave else input_gradient(losses, point, wanted=~done)
         point, losses = point.detach(), losses.detach()
         better = done | (losses > values[rows])
         best[rows[better]] = point[better]
