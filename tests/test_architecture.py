@@ -17,7 +17,6 @@ OWN = {
     "harness.attacks": {"harness.attacks", "harness.registry", "harness.errors"},
     "harness.datasets": {"harness.datasets", "harness.registry", "harness.errors"},
     "harness.probes": {"harness.probes", "harness.registry", "harness.errors", "harness.records"},
-    "harness.worker": {"harness.worker", "harness.loading", "harness.channel", "harness.optimise"},
     "leaderboard": {
         "leaderboard",
         "harness.records",
@@ -88,6 +87,13 @@ def test_the_pure_rooms_need_no_torch(name) -> None:
     code = f"import sys; sys.modules['torch'] = None; import {name}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_worker_knows_no_label_attack_or_record() -> None:
+    code = "import sys, harness.worker; print(*(name for name in sys.modules if name.startswith('harness.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    rooms = {name.split(".")[1] for name in done.stdout.split()}
+    assert not rooms & {"attacks", "datasets", "engine", "executors", "plan", "records", "run", "store", "submission"}
 
 
 def test_importing_everything_imports_no_heavy_package_and_touches_nothing(tmp_path) -> None:
