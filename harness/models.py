@@ -14,7 +14,13 @@ from harness.options import KINDS, Description, WorkerError, WorkerOptions
 __all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
 
 Hook = Callable[[Tensor], None]
-"""Called with the images (N, C, H, W) of a forward pass, or with those of a backward pass whose gradient is asked for."""
+"""Called with the images (N, C, H, W) of a forward pass, or with those of a backward pass that a gradient came from."""
+
+
+def _asked(x: Tensor, grad_logits: Tensor) -> Tensor:
+    """The images whose logits a backward pass starts from."""
+    asked = grad_logits.ne(0).any(1)
+    return x.detach() if bool(asked.all()) else x.detach()[asked]
 
 
 class Answering(Protocol):
@@ -77,8 +83,7 @@ class _Ask(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gradient = ctx.model.worker.vjp(ctx.token, grads[0])
         if ctx.model.on_backward is not None:
-            asked = grads[0].ne(0).any(1)
-            ctx.model.on_backward(x.detach() if bool(asked.all()) else x.detach()[asked])
+            ctx.model.on_backward(_asked(x, grads[0]))
         if torch.is_grad_enabled():
             gradient = _FirstOrderOnly.apply(gradient, x, grads[0])
         return gradient, None, None
@@ -151,7 +156,7 @@ class LocalModel(nn.Module):
             raise WorkerError("contract", str(error)) from error
         if self.on_backward is not None and logits.requires_grad:
             on_backward, images = self.on_backward, x.detach()
-            logits.register_hook(lambda _: on_backward(images))  # type: ignore[no-untyped-call]
+            logits.register_hook(lambda grad: on_backward(_asked(images, grad)))  # type: ignore[no-untyped-call]
         if self.on_forward is not None:
             self.on_forward(x.detach())
         return logits

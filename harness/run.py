@@ -115,7 +115,7 @@ def prepare(request: Request) -> Prepared:
     suites.load(request.suite)
     data = datasets.load(request.dataset, data_dir=request.data_dir, limit=request.limit)
     usable, unusable, notes = select(request)
-    store.check_writable(request.results)
+    store.open_folder(request.results)
     candidates: list[Candidate] = []
     specs: dict[str, dict[str, Any]] = {}
     for submission in usable:

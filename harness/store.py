@@ -18,6 +18,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -161,11 +162,18 @@ def read_manifests(root: Path) -> list[Manifest]:
     return sorted(found, key=lambda item: item.created)
 
 
-def check_writable(root: Path) -> None:
-    """Create the results folder and prove that a file can be written; ``ResultsError`` when not."""
+def open_folder(root: Path) -> None:
+    """Create the results folder, prove that a file can be written, and remove what killed writers left half-written.
+
+    ``ResultsError`` when the disk refuses.
+    """
     probe = root / ".writable"
     write_bytes(probe, b"")
     probe.unlink(missing_ok=True)
+    for path in root.rglob(".*.tmp"):
+        writer = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+            path.unlink(missing_ok=True)
 
 
 def record_files(root: Path) -> Iterator[Path]:

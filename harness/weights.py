@@ -16,7 +16,8 @@ from harness.errors import CheckpointError
 
 LISTED = 3
 """Names shown of a longer list."""
-_CODE = re.compile(r"GLOBAL\s+(?:[`']?)([\w.]+)|Unsupported (?:global|class|operand)", re.IGNORECASE)
+_CODE = re.compile(r"GLOBAL [`']?([\w.]+)")
+_REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
 def one_line(text: str, limit: int = 400) -> str:
@@ -57,10 +58,9 @@ def _parse(path: Path, content: bytes) -> object:
         code = _CODE.search(str(error))
         if code is None:
             raise CheckpointError(_damaged(path, content, "torch.save", error)) from error
-        what = f" ({code.group(1)})" if code.group(1) else ""
         raise CheckpointError(
-            f"checkpoint {path}: expected tensors only, got a pickle that would run code{what}, which was not loaded; "
-            "save model.state_dict() alone, best as safetensors",
+            f"checkpoint {path}: expected tensors only, got a pickle that would run code ({code.group(1)}), "
+            "which was not loaded; save model.state_dict() alone, best as safetensors"
         ) from error
     except (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, TypeError, IndexError) as error:
         if is_out_of_memory(error):
@@ -69,9 +69,10 @@ def _parse(path: Path, content: bytes) -> object:
 
 
 def _damaged(path: Path, content: bytes, written_by: str, error: Exception) -> str:
+    reason = _REASON.search(str(error))
     return (
         f"checkpoint {path}: expected a whole file written by {written_by}, got {len(content)} bytes that are damaged, "
-        f"truncated or something else ({one_line(str(error), 120)})"
+        f"truncated or something else ({one_line(reason.group(1) if reason else str(error), 120)})"
     )
 
 
@@ -119,7 +120,7 @@ def misfit(network: nn.Module, state: Mapping[str, Tensor], error: Exception) ->
     own = network.state_dict()
     # Old checkpoints lack this counter and torch fills it in, so that it is never the reason.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
+    unexpected = sorted(name for name in state if name not in own)
     shapes = [
         f"{name} is {tuple(state[name].shape)} in the file and {tuple(value.shape)} in the network"
         for name, value in own.items()

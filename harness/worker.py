@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import importlib
 import os
 import select
 import signal
@@ -74,6 +75,7 @@ def _trim() -> None:
 
 def _warm_up() -> None:
     """Let torch set up what any network makes it set up, so that it does not count as the network's memory."""
+    importlib.import_module("safetensors.torch")
     layers = [
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32),
         nn.ReLU(), nn.Conv2d(32, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),

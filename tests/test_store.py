@@ -90,6 +90,14 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_record(tmp_path, make_
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
 
+def test_opening_a_folder_removes_what_dead_writers_left(tmp_path) -> None:
+    left, mine = tmp_path / f".a.{2**22 + 1}.tmp", tmp_path / f".a.{os.getpid()}.tmp"
+    left.touch()
+    mine.touch()
+    store.open_folder(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [mine]
+
+
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("record-schema-*.parquet")), ids=lambda path: path.stem)
 def test_a_record_of_every_schema_is_still_readable(path, make_record) -> None:
     record = store.read_record(path)

@@ -190,11 +190,11 @@ def test_hooks_see_every_pass(worker, local, x, kind) -> None:
     inside = x[:5].clone().requires_grad_()
     logits = model(inside)
     torch.autograd.grad(logits[:, 0].sum(), inside, retain_graph=True)
-    torch.autograd.grad(logits[:, 1].sum(), inside)
+    torch.autograd.grad(logits[:2, 1].sum(), inside)
     with torch.no_grad():
         model(x[:9])
     model.on_forward = model.on_backward = None
-    assert seen == [("forward", 5), ("backward", 5), ("backward", 5), ("forward", 9)]
+    assert seen == [("forward", 5), ("backward", 5), ("backward", 2), ("forward", 9)]
 
 
 @pytest.mark.parametrize("kind", ["remote", "local"])

@@ -1,0 +1,128 @@
+"""Optimisations are kept only where the network stays what it was."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from harness.optimise import Network, optimise
+
+SHAPE = (3, 8, 8)
+
+
+def conv_bn(channels_in=3, channels_out=8):
+    norm = nn.BatchNorm2d(channels_out)
+    with torch.no_grad():
+        norm.running_mean.normal_(0, 0.3)
+        norm.running_var.uniform_(0.3, 3)
+        norm.weight.uniform_(-2, 2)
+        norm.bias.normal_()
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), norm)
+
+
+class Net(nn.Module):
+    """Convolution, BatchNorm, pooling, linear, with one thing changed."""
+
+    def __init__(self, variant="plain"):
+        super().__init__()
+        self.variant, self.block, self.head, self.calls = variant, conv_bn(), nn.Linear(8, 4), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.variant == "branch" and x.mean() > 2:
+            return x
+        if self.variant == "peek":
+            features = self.block[1](self.block[0](x)) + self.block[0](x)
+        elif self.variant == "weight":
+            features = self.block(x) * self.block[1].weight.mean()
+        else:
+            features = self.block(x)
+        if self.variant == "count":
+            features = features / len(x) * 4
+        if self.variant == "noise":
+            features = features + torch.randn_like(features)
+        if self.variant == "random" and random.random() < 0.5:
+            features = features * 2
+        if self.variant == "view":
+            return features.view(x.shape[0], -1)[:, :4]
+        return self.head(features.relu().mean((2, 3)))
+
+
+def prepared(module, **options):
+    torch.manual_seed(0)
+    network = Network(module.eval().requires_grad_(False), micro_batch=4)
+    return network, optimise(network, SHAPE, **options)
+
+
+def logits_and_gradient(network, x):
+    x = x.clone().requires_grad_()
+    logits = network(x)
+    return logits.detach(), torch.autograd.grad(logits.square().sum(), x)[0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "done"),
+    [
+        ("plain", {"channels_last", "batchnorm_folded"}),
+        ("random", set()),
+        ("noise", set()),
+        ("view", {"batchnorm_folded"}),
+        ("branch", {"channels_last"}),
+        ("count", {"channels_last"}),
+        ("peek", {"channels_last"}),
+        ("weight", {"channels_last"}),
+    ],
+)
+def test_what_is_done_leaves_the_network_as_it_was(variant, done) -> None:
+    torch.manual_seed(3)
+    random.seed(1)
+    module = Net(variant)
+    x = torch.rand(10, *SHAPE)
+    plain = Network(module.eval().requires_grad_(False), micro_batch=4)
+    before = logits_and_gradient(plain, x) if variant not in {"noise", "random"} else None
+    network, found = prepared(module)
+    assert found[0] == "micro_batch=4"
+    assert set(found[1:]) == done
+    assert isinstance(network.module.block[1], nn.Identity) == ("batchnorm_folded" in done)
+    if before is not None:
+        after = logits_and_gradient(network, x)
+        torch.testing.assert_close(after[0], before[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after[1], before[1], rtol=1e-3, atol=1e-5)
+
+
+def test_the_networks_own_code_keeps_running() -> None:
+    network, found = prepared(Net())
+    assert "batchnorm_folded" in found
+    calls = network.module.calls
+    network(torch.rand(4, *SHAPE))
+    assert network.module.calls == calls + 1
+
+
+def test_nothing_is_done_unless_asked() -> None:
+    network, found = prepared(Net(), enabled=False)
+    assert found == ("micro_batch=4",)
+    assert isinstance(network.module.block[1], nn.BatchNorm2d)
+
+
+def test_shared_hooked_and_parametrised_layers_are_left_alone() -> None:
+    shared = nn.Sequential(conv_bn(3, 3), nn.ReLU())
+    twice = nn.Sequential(shared, shared, nn.Flatten(), nn.Linear(192, 4))
+    assert "batchnorm_folded" not in prepared(twice)[1]
+    hooked = Net()
+    hooked.block[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    assert "batchnorm_folded" not in prepared(hooked)[1]
+    normed = Net()
+    nn.utils.parametrizations.weight_norm(normed.block[0])
+    assert "batchnorm_folded" not in prepared(normed)[1]
+    training = Net()
+    training.block[1].eval = training.block[1].train
+    training.block[1].train = lambda mode=True: nn.Module.train(training.block[1], True)
+    assert "batchnorm_folded" not in prepared(training)[1]
+
+
+def test_a_network_for_other_images_is_left_alone() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(7, 4))
+    network, found = prepared(module)
+    assert found == ("micro_batch=4",)
+    assert network(torch.rand(5, 7)).shape == (5, 4)
