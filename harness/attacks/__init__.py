@@ -28,7 +28,7 @@ class Attack:
     """``run(model, x, y, *, eps, norm, generator, **params)``: float images (N, C, H, W) in [0, 1] and labels int64
     (N,) to adversarial images of the shape and dtype of ``x``."""
     source: str
-    """Who computes it: ours with its version, e.g. ``rampart-pgd-1``, or the package that does, e.g. ``pyautoattack``."""
+    """Who computes it: ours with its version, e.g. ``rampart-pgd-1``, or the package, e.g. ``pyautoattack``."""
     norms: tuple[str, ...]
     """Norms it can be run in."""
     minimum_norm: bool = False
