@@ -69,6 +69,8 @@ def test_deepfool_crosses_the_nearest_boundary_at_the_exact_distance_times_the_o
 
 def test_deepfool_with_two_candidates_only_goes_for_the_runner_up():
     model, x = Linear(), images(50)
+    # Classes of different sharpness, so that the likeliest other class is not always the nearest.
+    model.weight *= torch.linspace(0.3, 3.0, 10)[:, None]
     y = model(x).argmax(1)
     runner_up = model(x).topk(2).indices[:, 1]
     x_adv = attacked("deepfool", model, x, y, 0.0, "L2", candidates=2)
