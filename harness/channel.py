@@ -49,12 +49,22 @@ def send(connection: socket.socket, message: dict[str, Any], deadline: float | N
 
 
 def receive(connection: socket.socket, deadline: float | None = None) -> dict[str, Any]:
-    """Wait for one message, asleep; ``deadline`` as in ``send``. Raises ``TimeoutError`` or ``ChannelError``."""
-    (length,) = _LENGTH.unpack(_read(connection, _LENGTH.size, deadline))
+    """Wait for one message, asleep; ``deadline`` as in ``send``. Raises ``TimeoutError`` or ``ChannelError``.
+
+    The two sides take turns, so nothing may follow the message before it is answered.
+    """
+    content = _read(connection, deadline)
+    while len(content) < _LENGTH.size:
+        content += _read(connection, deadline)
+    (length,) = _LENGTH.unpack_from(content)
     if length > MESSAGE_LIMIT:
         raise ChannelError(f"expected a message of at most {MESSAGE_LIMIT} bytes, got {length}")
+    while len(content) < _LENGTH.size + length:
+        content += _read(connection, deadline)
+    if len(content) > _LENGTH.size + length:
+        raise ChannelError("expected one message, got more")
     try:
-        message = json.loads(_read(connection, length, deadline))
+        message = json.loads(content[_LENGTH.size :])
     except (ValueError, RecursionError) as error:
         raise ChannelError("expected a JSON message, got something else") from error
     if not isinstance(message, dict):
@@ -72,21 +82,17 @@ def _arm(connection: socket.socket, deadline: float | None) -> None:
     connection.settimeout(left)
 
 
-def _read(connection: socket.socket, size: int, deadline: float | None) -> bytes:
-    parts: list[bytes] = []
-    while size:
-        _arm(connection, deadline)
-        try:
-            part = connection.recv(size)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise ClosedError(f"cannot receive: {error}") from error
-        if not part:
-            raise ClosedError("the connection is closed")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+def _read(connection: socket.socket, deadline: float | None) -> bytes:
+    _arm(connection, deadline)
+    try:
+        part = connection.recv(_PAGE)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise ClosedError(f"cannot receive: {error}") from error
+    if not part:
+        raise ClosedError("the connection is closed")
+    return part
 
 
 class Arena:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -12,86 +13,21 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.arguments import (
+    DATA_DIR,
+    DEVICE,
+    MEMORY,
+    RESULTS,
+    SUBMISSIONS,
+    THREADS,
+    Threat,
+    resolve_device,
+    submission_roots,
+)
 from harness.errors import UserError
 from harness.records import ThreatModel
 
 RESUME = "run the same command again to go on"
-
-
-class _Bytes(click.ParamType[int]):
-    """A size such as 4GiB, 800M or 4000000000, in bytes."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = str(value).strip().lower().removesuffix("b").removesuffix("i")
-        factor = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}.get(text[-1:], 1)
-        try:
-            size = int(float(text.rstrip("kmgt")) * factor)
-        except ValueError:
-            size = 0
-        if size <= 0:
-            self.fail(f"expected a size such as 4GiB, got {value!r}", param, ctx)
-        return size
-
-
-class _Threat(click.ParamType[ThreatModel]):
-    """A threat model such as Linf:8/255."""
-
-    name = "norm:eps"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ThreatModel:
-        if isinstance(value, ThreatModel):
-            return value
-        norm, colon, eps = str(value).partition(":")
-        if not colon:
-            self.fail(f"expected NORM:EPS such as Linf:8/255, got {value!r}", param, ctx)
-        try:
-            return ThreatModel.parse(norm, eps)
-        except UserError as error:
-            self.fail(str(error), param, ctx)
-
-
-SUBMISSIONS = click.option(
-    "--submissions", "roots", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
-    help="Also look for submissions in DIR (may be given several times).",
-)  # fmt: skip
-RESULTS = click.option(
-    "--results", default="results", show_default=True, type=click.Path(path_type=Path), metavar="DIR",
-    help="Where records are kept.",
-)  # fmt: skip
-DATA_DIR = click.option(
-    "--data-dir", type=click.Path(path_type=Path), metavar="DIR",
-    help="Where data sets lie or are downloaded to.  [default: $RAMPART_DATA, else the user's cache]",
-)  # fmt: skip
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-THREADS = click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads per worker.")
-MEMORY = click.option("--memory-limit", type=_Bytes(), help="Most memory a model's process may hold, e.g. 4GiB.")
-
-
-def _roots(roots: tuple[Path, ...]) -> tuple[Path, ...]:
-    from harness.submission import default_roots
-
-    for root in roots:
-        if not root.is_dir():
-            raise UserError(f"--submissions: expected a folder, got {str(root)!r}")
-    return (*default_roots(), *roots)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if available else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in {"cpu", "cuda"} or (number and not number.isdigit()):
-        raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-    if kind == "cuda" and (not available or int(number or 0) >= torch.cuda.device_count()):
-        raise UserError(f"--device: {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
-    return name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -110,7 +46,7 @@ def list_(roots: tuple[Path, ...], as_json: bool) -> int:
     """Show every submission found, and every folder that is not a valid one."""
     from harness.submission import discover
 
-    found = discover(_roots(roots))
+    found = discover(submission_roots(roots))
     rows: list[dict[str, Any]] = [
         {
             "id": item.id,
@@ -168,8 +104,8 @@ def validate(
     from harness.validate import Check
     from harness.validate import validate as check
 
-    found = discover(_roots(roots))
-    options = WorkerOptions(device=_device(device), memory_limit=memory_limit)
+    found = discover(submission_roots(roots))
+    options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit)
     outcome: dict[str, list[Check]] = {}
     for name in ids or sorted([*found.submissions, *found.problems]):
         if name in found.problems:
@@ -196,7 +132,7 @@ def validate(
     help="cifar10, cifar100, cifar10-sample, cifar100-sample or npz:FILE.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Evaluate the first N examples only.")
-@click.option("--threat", "threats", multiple=True, type=_Threat(), help="Instead of the card's, e.g. Linf:8/255.")
+@click.option("--threat", "threats", multiple=True, type=Threat(), help="Instead of the card's, e.g. Linf:8/255.")
 @click.option("--attack", "only", multiple=True, metavar="TASK", help="Run only this task of the suite, e.g. pgd-20.")
 @SUBMISSIONS
 @RESULTS
@@ -221,9 +157,9 @@ def run(
     from harness.engine import Settings
     from harness.progress import Progress
 
-    device = _device(device)
+    device = resolve_device(device)
     request = runs.Request(
-        ids=ids, suite=suite, dataset=dataset, limit=limit, threats=threats, only=only, roots=_roots(roots),
+        ids=ids, suite=suite, dataset=dataset, limit=limit, threats=threats, only=only, roots=submission_roots(roots),
         results=results, data_dir=data_dir, seed=seed,
         workers=workers or (runs.default_workers() if device == "cpu" else 1),
         settings=Settings(batch_size, device, threads, memory_limit, shard_timeout),
@@ -330,10 +266,10 @@ def verify(
     from harness import verification
     from harness.models import WorkerOptions
 
-    options = WorkerOptions(device=_device(device), memory_limit=memory_limit)
+    options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit)
     holds = verification.verify_results(
-        results, ids=ids, roots=_roots(roots), data_dir=data_dir, source=source, options=options, timeout=timeout,
-        say=click.echo,
+        results, ids=ids, roots=submission_roots(roots), data_dir=data_dir, source=source, options=options,
+        timeout=timeout, say=click.echo,
     )  # fmt: skip
     return 0 if holds else 1
 
@@ -351,6 +287,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         return 2
+    except BrokenPipeError:
+        # The reader of a pipe, e.g. head, has gone; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"stopped; {RESUME}", err=True)
         return 130

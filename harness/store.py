@@ -23,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import ResultsError
-from harness.records import SCHEMA, Example, Manifest, Record, Shard, manifest_from_dict, record_from_dict, to_dict
+from harness.plain import manifest_from_dict, record_from_dict, to_dict
+from harness.records import SCHEMA, Example, Manifest, Record, Shard
 
 _HEADER = b"rampart"
 _ARROW = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}

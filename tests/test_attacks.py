@@ -149,19 +149,34 @@ def test_logits_that_are_not_finite_count_as_misclassified(name):
     assert torch.equal(run(name, nowhere, x, y, eps=0.05), x), "NaN at the image itself: misclassified already"
 
 
+class Spoilt(Linear):
+    """One pixel in a hundred has a gradient that is not finite."""
+
+    value = float("nan")
+
+    def forward(self, x):
+        if x.requires_grad:
+            x = x.view_as(x)
+            mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.01
+            x.register_hook(lambda grad: grad.masked_fill(mask, self.value))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd-ce", "apgd-t"])
+def test_a_few_gradients_that_are_nan_do_not_disarm_an_attack(name, norm):
+    model, x = Spoilt(), images(6)
+    y = model(x).argmax(1)
+    eps = 2 * float(model.exact_distance(x, y, norm).max())
+    assert wrong(model, run(name, model, x, y, eps=eps, norm=norm), y).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_gradients_that_are_not_finite_never_reach_the_images(name, norm, value):
-    class Spoilt(Linear):
-        def forward(self, x):
-            if x.requires_grad:
-                x = x.view_as(x)
-                mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.01
-                x.register_hook(lambda grad: grad.masked_fill(mask, value))
-            return super().forward(x)
-
     model, x = Spoilt(), images(6)
+    model.value = value
     y = model(x).argmax(1)
     eps = 0.02 if norm == "Linf" else 0.2
     x_adv = run(name, model, x, y, eps=eps, norm=norm)
@@ -175,12 +190,16 @@ def test_gradients_that_are_not_finite_never_reach_the_images(name, norm, value)
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_a_network_without_gradient_is_survived(name, norm):
     class Flat(nn.Module):
+        asked = 0
+
         def forward(self, x):
+            self.asked += 1
             return torch.tensor([3.0, 1.0, 0.0, 0.0, -1.0]).expand(len(x), 5) + 0 * x.flatten(1).sum(1, keepdim=True)
 
-    x = images(4)
-    x_adv = run(name, Flat(), x, torch.zeros(4, dtype=torch.int64), eps=0.01, norm=norm)
+    model, x = Flat(), images(4)
+    x_adv = run(name, model, x, torch.zeros(4, dtype=torch.int64), eps=0.01, norm=norm)
     assert x_adv.isfinite().all()
+    assert name != "deepfool" or model.asked == 1, "nowhere to go: it stops"
     assert (distance(x_adv, x, norm) <= 0.01 + 1e-6).all()
 
 

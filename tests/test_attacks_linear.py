@@ -67,6 +67,16 @@ def test_deepfool_crosses_the_nearest_boundary_at_the_exact_distance_times_the_o
         assert torch.allclose(ratio[clear], torch.tensor(1 + overshoot).double(), rtol=2e-3)
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_deepfool_without_overshoot_still_crosses_and_stays_close(norm):
+    """The first step ends on the boundary itself; the next ones must not creep."""
+    model, x = Linear(), images(60)
+    y = model(x).argmax(1)
+    x_adv = attacked("deepfool", model, x, y, 0.0, norm, overshoot=0.0, steps=3)
+    assert (model(x_adv).argmax(1) != y).all()
+    assert (distance(x_adv, x, norm) <= model.exact_distance(x, y, norm) + 3e-4).all()
+
+
 def test_deepfool_with_two_candidates_only_goes_for_the_runner_up():
     model, x = Linear(), images(50)
     # Classes of different sharpness, so that the likeliest other class is not always the nearest.

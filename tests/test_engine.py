@@ -7,17 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from harness.models import WorkerOptions
-from harness.optimise import Network
-from harness.worker import state_hash
 from torch import Tensor
 
 from harness.attacks import ATTACKS, Attack
 from harness.counting import Ledger
 from harness.datasets import Dataset
 from harness.engine import Settings, run_shard
+from harness.models import WorkerOptions
+from harness.optimise import Network
 from harness.plan import Work
 from harness.records import Identity, Shard, Status, Task, ThreatModel
+from harness.worker import state_hash
 
 EPS = 8 / 255
 

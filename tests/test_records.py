@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 
 from harness.errors import UserError
+from harness.plain import manifest_from_dict, record_from_dict, to_dict
 from harness.records import (
     Candidate,
     Footprint,
@@ -13,9 +14,6 @@ from harness.records import (
     ThreatModel,
     Timing,
     eps_label,
-    manifest_from_dict,
-    record_from_dict,
-    to_dict,
 )
 
 

@@ -36,8 +36,9 @@ def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     seconds = sum(row["seconds"] for row in history)
     last = history[-1]
+    budget = "" if config.recipe == "natural" else f", Linf eps {config.eps}"
     training = (
-        f"{config.recipe}, Linf eps {config.eps}, {config.epochs} epochs, batch {config.batch_size}, one-cycle "
+        f"{config.recipe}{budget}, {config.epochs} epochs, batch {config.batch_size}, one-cycle "
         f"lr {config.lr}, weight decay {config.weight_decay}, seed {config.seed}, "
         f"{'bf16 autocast' if config.bf16 else 'fp32'}; last epoch, no selection"
     )
