@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+import psutil
 
 from harness.errors import UserError
 from harness.records import ThreatModel
@@ -58,7 +59,11 @@ DATA_DIR = click.option(
 )  # fmt: skip
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 THREADS = click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads per worker.")
-MEMORY = click.option("--memory-limit", type=Size(), help="Most memory a model's process may hold, e.g. 4GiB.")
+MEMORY = click.option(
+    "--memory-limit",
+    type=Size(),
+    help="Most memory a model's process may hold, e.g. 4GiB.  [default: 80 % of the machine's, shared by the workers]",
+)
 
 
 def submission_roots(roots: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -84,3 +89,8 @@ def resolve_device(name: str) -> str:
     if kind == "cuda" and (not available or int(number or 0) >= torch.cuda.device_count()):
         raise UserError(f"--device: {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return name
+
+
+def default_memory_limit(workers: int) -> int:
+    """Bytes each of ``workers`` model processes may hold so that together they leave the machine a fifth of its own."""
+    return int(psutil.virtual_memory().total * 0.8 / workers)

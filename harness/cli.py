@@ -21,6 +21,7 @@ from harness.arguments import (
     SUBMISSIONS,
     THREADS,
     Threat,
+    default_memory_limit,
     resolve_device,
     submission_roots,
 )
@@ -105,7 +106,7 @@ def validate(
     from harness.validate import validate as check
 
     found = discover(submission_roots(roots))
-    options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit)
+    options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit or default_memory_limit(1))
     outcome: dict[str, list[Check]] = {}
     for name in ids or sorted([*found.submissions, *found.problems]):
         if name in found.problems:
@@ -158,10 +159,13 @@ def run(
     from harness.progress import Progress
 
     device = resolve_device(device)
+    workers = workers or (runs.default_workers() if device == "cpu" else 1)
+    if memory_limit is None and device == "cpu":
+        memory_limit = default_memory_limit(workers)
     request = runs.Request(
         ids=ids, suite=suite, dataset=dataset, limit=limit, threats=threats, only=only, roots=submission_roots(roots),
         results=results, data_dir=data_dir, seed=seed,
-        workers=workers or (runs.default_workers() if device == "cpu" else 1),
+        workers=workers,
         settings=Settings(batch_size, device, threads, memory_limit, shard_timeout),
     )  # fmt: skip
     prepared = runs.prepare(request)
@@ -266,7 +270,7 @@ def verify(
     from harness import verification
     from harness.models import WorkerOptions
 
-    options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit)
+    options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit or default_memory_limit(1))
     holds = verification.verify_results(
         results, ids=ids, roots=submission_roots(roots), data_dir=data_dir, source=source, options=options,
         timeout=timeout, say=click.echo,

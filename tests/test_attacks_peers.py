@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from attack_models import distance, shifted, trained
+from attack_models import distance, images, shifted, trained
 from safetensors.torch import load_file
 
 from harness import datasets
 from harness.attacks import ATTACKS
+from harness.attacks.autoattack import drawn_back
 from harness.attacks.losses import misclassified
 from harness.attacks.randomness import ExampleGenerators
 from submissions.architectures import slim_resnet
@@ -137,3 +138,14 @@ def test_the_adapters_give_what_pyautoattack_gives(tiny, name, norm):
     assert 0 < int(broken.sum()) < len(x)
     assert int((broken != misclassified(model(theirs), y)).sum()) == 0
     assert float((ours - theirs).abs().max()) <= 1e-3 * eps
+
+
+def test_what_an_l1_projection_leaves_beyond_the_budget_is_drawn_back():
+    x = images(3)
+    delta = torch.zeros_like(x)
+    delta[:, 0, 0, :4] = torch.tensor([0.1, -0.2, 0.05, 0.15])
+    points = x + delta * torch.tensor([0.5, 1.0, 1.0001]).view(3, 1, 1, 1)
+    back = drawn_back(points, x, 0.5)
+    assert torch.equal(back[0], points[0])
+    assert torch.allclose(back, points, atol=1e-4)
+    assert (distance(points, x, "L1")[2] > 0.5 * (1 + 1e-5)) and (distance(back, x, "L1") <= 0.5 * (1 + 1e-5)).all()

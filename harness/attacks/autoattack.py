@@ -158,7 +158,7 @@ def _silent() -> logging.Logger:
     return logger
 
 
-def _inside(points: Tensor, x: Tensor, eps: float) -> Tensor:
+def drawn_back(points: Tensor, x: Tensor, eps: float) -> Tensor:
     """``points``, those beyond ``eps`` in L1 drawn back: pyautoattack's projection is off by up to 1e-4 of it."""
     delta = points - x
     lengths = torch.linalg.vector_norm(delta.flatten(1).double(), ord=1, dim=1)
@@ -201,7 +201,7 @@ def _run(
         found = prepare(guarded, classes, seed).perturb(x_adv[rows], y[rows])
     found = found.detach().to(x.dtype).clamp_(0, 1)
     if norm == "L1":
-        found = _inside(found, x_adv[rows], eps)
+        found = drawn_back(found, x_adv[rows], eps)
     kept = found.flatten(1).isfinite().all(1)
     x_adv[rows[kept]] = found[kept]
     return x_adv

@@ -23,6 +23,10 @@ LOST = frozenset({"died", "timeout", "memory"})
 """Kinds of failure after which the model's process is gone."""
 
 
+LOAD_TIMEOUT = 900.0
+"""Seconds a network may take to be built and to read its checkpoint."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One shard and what is needed to build the submission it belongs to."""
@@ -86,7 +90,7 @@ class _Bench:
             )
             self._worker, self._spec = ModelWorker(spec, options), spec
         if loaded and self._description is None:
-            self._description = self._worker.start(self._settings.shard_timeout)
+            self._description = self._worker.start(min(LOAD_TIMEOUT, self._settings.shard_timeout))
         return self._worker, self._description
 
     def drop(self) -> None:

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,22 +21,22 @@ from harness.attacks.randomness import ExampleGenerators
 from harness.models import LocalModel, ModelWorker, RemoteModel, WorkerOptions
 
 PAIRS = 15
+BATCH_SIZE = 64
 EPS = 1e-5
 """So small that every image survives all 20 steps, and nothing gets faster on the way."""
 LIMIT = 1.05
 """Most that the proxy may take, relative to the network in process."""
 
 
-@pytest.mark.parametrize("batch_size", [64, 16])
-def test_pgd_20_through_the_proxy(benchmark, tmp_path, batch_size) -> None:
+def test_pgd_20_through_the_proxy(benchmark, tmp_path) -> None:
     spec = slim(tmp_path / "slim", width=12)
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(batch_size, 3, 32, 32, generator=generator)
+    x = torch.rand(BATCH_SIZE, 3, 32, 32, generator=generator)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
     def attack(model):
-        generators = ExampleGenerators.for_examples(0, "pgd-20", range(batch_size))
+        generators = ExampleGenerators.for_examples(0, "pgd-20", range(BATCH_SIZE))
         began = time.perf_counter()
         x_adv = ATTACKS.get("pgd").run(
             model, x.clone(), y, eps=EPS, norm="Linf", generator=generators, steps=20, step_size=EPS / 4
