@@ -10,7 +10,7 @@ from worker_submissions import LINEAR, TIMEOUT, hand_made, slim
 
 from harness.models import LocalModel, ModelWorker, RemoteModel, WorkerError, WorkerOptions
 
-BATCHES = (1, 2, 3, 7, 32, 64)
+BATCHES = (1, 2, 3, 7, 32)
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,19 @@ def test_an_image_gets_the_same_bits_at_every_place_in_the_batch(worker, x) -> N
     assert torch.equal(moved_gradient, gradient[order])
 
 
-@pytest.mark.parametrize(("threads", "optimise", "strides"), [(1, True, "1122"), (1, False, "1222"), (2, True, "1222")])
+@pytest.mark.parametrize(
+    ("threads", "optimise", "strides"), [(1, True, "1122"), (1, False, "1222"), (2, False, "1222")]
+)
 def test_micro_batches_make_every_variant_independent_of_the_batch(tmp_path, x, threads, optimise, strides) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         model = LocalModel.from_spec(slim(tmp_path / "slim", strides=strides), WorkerOptions(optimise=optimise))
-        whole = answers(model, x[:19], weights(19))
+        whole = answers(model, x[:9], weights(9))
         for rows in (1, 7) if threads == 1 else (7,):
             parts = [
                 answers(model, part, cotangent)
-                for part, cotangent in zip(x[:19].split(rows), weights(19).split(rows), strict=True)
+                for part, cotangent in zip(x[:9].split(rows), weights(9).split(rows), strict=True)
             ]
             assert torch.equal(torch.cat([logits for logits, _ in parts]), whole[0])
             assert torch.equal(torch.cat([gradient for _, gradient in parts]), whole[1])
