@@ -6,10 +6,10 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from harness.loading import LoadError, load
-from harness.model_worker import ModelWorker
-from harness.optimise import MICRO_BATCH, Network, OutputError, empty_logits, optimise
-from harness.options import KINDS, Description, WorkerError, WorkerOptions
+from harness.worker.handle import ModelWorker
+from harness.worker.loading import LoadError, load
+from harness.worker.optimise import MICRO_BATCH, Network, OutputError, empty_logits, optimise
+from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions
 
 __all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
 

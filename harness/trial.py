@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from harness import datasets
-from harness.card import Card
 from harness.datasets import Dataset
 from harness.errors import UserError
 from harness.models import Description, ModelWorker, WorkerError, WorkerOptions
 from harness.submission import CARD, Submission
+from harness.submission.card import Card
 
 TOLERANCE = 1e-4
 """Largest difference between logits that count as the same, relative to the largest logit of their row."""

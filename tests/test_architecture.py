@@ -90,7 +90,7 @@ def test_the_pure_rooms_need_no_torch(name) -> None:
 
 
 def test_the_worker_knows_no_label_attack_or_record() -> None:
-    code = "import sys, harness.worker; print(*(name for name in sys.modules if name.startswith('harness.')))"
+    code = "import sys, harness.worker.serve; print(*(name for name in sys.modules if name.startswith('harness.')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     rooms = {name.split(".")[1] for name in done.stdout.split()}
     assert not rooms & {"attacks", "datasets", "engine", "executors", "plan", "records", "run", "store", "submission"}

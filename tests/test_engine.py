@@ -14,10 +14,10 @@ from harness.counting import Ledger
 from harness.datasets import Dataset
 from harness.engine import Settings, run_shard
 from harness.models import WorkerOptions
-from harness.optimise import Network
 from harness.plan import Work
 from harness.records import Identity, Shard, Status, Task, ThreatModel
-from harness.worker import state_hash
+from harness.worker.optimise import Network
+from harness.worker.serve import state_hash
 
 EPS = 8 / 255
 

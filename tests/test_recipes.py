@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.card import read_card
+from harness.submission.card import read_card
 from submissions.architectures.slim_resnet import build
 from submissions.recipes import __main__ as command
 from submissions.recipes import fgsm_at, fgsm_rs, natural

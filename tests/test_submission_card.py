@@ -6,9 +6,9 @@ import tomllib
 
 import pytest
 
-from harness.card import CARD, Card, fits, read_card
 from harness.errors import CardError
 from harness.records import ThreatModel
+from harness.submission.card import CARD, Card, fits, read_card
 
 SMALLEST = """
 id = "my-model"
@@ -296,8 +296,8 @@ def test_which_data_sets_a_card_fits(tmp_path, given, dataset, expected) -> None
 
 def test_a_family_has_the_classes_of_its_data_set() -> None:
     from harness import datasets
-    from harness.card_values import FAMILIES
     from harness.datasets.cifar import CLASS_NAMES
+    from harness.submission.values import FAMILIES
 
     named = {name: classes for name, classes in FAMILIES.items() if name != "npz"}
     assert named == {name: len(classes) for name, classes in CLASS_NAMES.items()}

@@ -138,7 +138,7 @@ def test_a_spec_holds_all_a_worker_needs(tmp_path) -> None:
     found = read(folder, tmp_path)
     assert found.spec() == {
         "id": "model", "folder": str(folder),
-        "search": [str(folder), str(tmp_path.parent), str(tmp_path), str(Path(submissions.__file__).parents[1])],
+        "search": [str(folder), str(tmp_path.parent), str(tmp_path), str(Path(submissions.__file__).parents[2])],
         "entry": "model.py:build", "kwargs": {}, "checkpoint": str(folder / "weights.safetensors"),
         "checkpoint_sha256": hashlib.sha256(b"weights").hexdigest(), "key": None, "strip_prefix": None,
     }  # fmt: skip

@@ -7,8 +7,8 @@ import pytest
 from card_folders import CARD, make
 
 from harness.errors import CardError
-from harness.sources import source_files
 from harness.submission import read
+from harness.submission.sources import source_files
 
 
 @pytest.fixture
@@ -87,7 +87,9 @@ def test_a_bundled_entry_is_found_from_another_root(tmp_path) -> None:
 
 def test_an_import_of_the_harness_or_of_a_library_is_not_followed(tmp_path) -> None:
     folder = make(
-        tmp_path, "model", code="import torch, numpy.linalg, json, harness.card\nimport submissions.recipes.config\n"
+        tmp_path,
+        "model",
+        code="import torch, numpy.linalg, json, harness.plan\nimport submissions.recipes.config\n",
     )
     files = source_files(folder, "", read(folder, tmp_path).search)
     assert files is not None and set(files) == {

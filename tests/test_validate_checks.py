@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from harness.models import Description, WorkerError
-from harness.optimise import Network, OutputError
 from harness.submission import create, read
 from harness.trial import BATTERY, FaultError, Trial, images
-from harness.worker import state_hash
+from harness.worker.optimise import Network, OutputError
+from harness.worker.serve import state_hash
 
 
 def net(classes: int = 10, channels: int = 3) -> nn.Module:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from worker_submissions import LINEAR, TIMEOUT, hand_made
 
-from harness.loading import LoadError, load
 from harness.models import ModelWorker, WorkerError
-from harness.weights import one_line
+from harness.worker.loading import LoadError, load
+from harness.worker.weights import one_line
 
 
 @pytest.fixture

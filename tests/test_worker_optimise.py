@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.optimise import Network, optimise
+from harness.worker.optimise import Network, optimise
 
 SHAPE = (3, 8, 8)
 

@@ -58,7 +58,7 @@ class Description:
 def worker_environment(threads: int, outside: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The part of the environment ``outside`` that a submission may see: nothing that tells of a run or its results."""
     kept = {name: value for name, value in outside.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-    package_root = str(Path(__file__).resolve().parents[1])
+    package_root = str(Path(__file__).resolve().parents[2])
     paths = [package_root, *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
     return kept | {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from harness import card_values as values
-from harness.card_errors import explain
-from harness.card_values import FAMILIES
+import harness.submission.values as values  # noqa: PLR0402 - the package itself imports this file
 from harness.errors import CardError
 from harness.records import ThreatModel
+from harness.submission.explain import explain
+from harness.submission.values import FAMILIES
 
 CARD = "submission.toml"
 """Name of the card in a submission's folder."""

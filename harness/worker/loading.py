@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from harness.errors import CheckpointError
-from harness.weights import few, is_out_of_memory, misfit, one_line, read_state
+from harness.worker.weights import few, is_out_of_memory, misfit, one_line, read_state
 
 __all__ = ["LoadError", "build", "describe_exception", "is_out_of_memory", "load", "seed_all"]
 

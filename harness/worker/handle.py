@@ -16,11 +16,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from harness.channel import Arena, ChannelError, ClosedError, receive, send
 from harness.environment import processor
-from harness.options import KINDS, Description, WorkerError, WorkerOptions, worker_environment
-from harness.process import WatchedProcess
-from harness.weights import one_line
+from harness.worker.channel import Arena, ChannelError, ClosedError, receive, send
+from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions, worker_environment
+from harness.worker.process import WatchedProcess
+from harness.worker.weights import one_line
 
 CLASSES = 4096
 """Logits per image for which room is always kept; more are possible for images with more values than that."""

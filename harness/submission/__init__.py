@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import checkpoints, sources, starter
-from harness.card import CARD, Card, fits, read_card
-from harness.card_errors import shown
-from harness.card_values import FAMILIES, RESERVED, submission_id
-from harness.card_values import dataset as known_dataset
+from harness import checkpoints
 from harness.errors import CardError, CheckpointError, UserError
+from harness.submission import sources, starter
+from harness.submission.card import CARD, Card, fits, read_card
+from harness.submission.explain import shown
+from harness.submission.values import FAMILIES, RESERVED, submission_id
+from harness.submission.values import dataset as known_dataset
 
 __all__ = ["CARD", "Card", "Discovery", "Submission", "create", "default_roots", "discover", "fits", "read"]
 

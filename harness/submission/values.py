@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import PurePosixPath, PureWindowsPath
 
-from harness.card_errors import shown
 from harness.errors import UnknownNameError, UserError
 from harness.records import ThreatModel
+from harness.submission.explain import shown
 
 FAMILIES: Mapping[str, int | None] = {"cifar10": 10, "cifar100": 100, "npz": None}
 """Data sets a card may name, with their classes; ``npz`` is for a network made for no registered data set."""

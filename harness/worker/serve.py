@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.channel import Arena, ChannelError, receive, send
-from harness.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
-from harness.optimise import MICRO_BATCH, Network, OutputError, optimise, pull_back
+from harness.worker.channel import Arena, ChannelError, receive, send
+from harness.worker.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
+from harness.worker.optimise import MICRO_BATCH, Network, OutputError, optimise, pull_back
 
 PR_SET_PDEATHSIG = 1
 SLACK = 256 << 20
@@ -235,7 +235,3 @@ def main(arguments: list[str]) -> None:
             except BaseException as error:
                 reply = _failure(error, answerer.spec) | {"ok": False}
             send(connection, reply | {"seq": message["seq"]})
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

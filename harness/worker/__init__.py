@@ -1,0 +1,1 @@
+"""The process that holds a submission's network, and the handle on it; ``harness.models`` is what attacks call."""
