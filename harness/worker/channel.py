@@ -22,6 +22,8 @@ from torch import Tensor
 
 MESSAGE_LIMIT = 1 << 20
 """Longest message in bytes; a longer one is nonsense."""
+VIEWS = 256
+"""Shapes whose view of the arena is kept for the next question of the same size."""
 _LENGTH = struct.Struct("!I")
 _PAGE = 1 << 16
 
@@ -106,6 +108,7 @@ class Arena:
         self.fd = fd
         self.size = size
         self._map = mmap.mmap(fd, size)
+        self._views: dict[tuple[int, ...], Tensor] = {}
 
     @classmethod
     def create(cls, size: int = _PAGE) -> "Arena":
@@ -132,15 +135,23 @@ class Arena:
         if size > self.size:
             # The old map is left to the garbage collector: tensors may still look at it.
             self._map, self.size = mmap.mmap(self.fd, size), size
+            self._views.clear()
 
     def tensor(self, shape: Sequence[int]) -> Tensor:
         """A float32 view of the beginning, without a copy; ``ValueError`` when it does not fit."""
-        count = math.prod(shape)
-        if count * 4 > self.size:
-            raise ValueError(f"expected at most {self.size // 4} values, got {tuple(shape)}")
-        if count == 0:
-            return torch.empty(tuple(shape))
-        return torch.frombuffer(self._map, dtype=torch.float32, count=count).view(tuple(shape))
+        key = tuple(shape)
+        view = self._views.get(key)
+        if view is None:
+            count = math.prod(key)
+            if count * 4 > self.size:
+                raise ValueError(f"expected at most {self.size // 4} values, got {key}")
+            if count == 0:
+                return torch.empty(key)
+            view = torch.frombuffer(self._map, dtype=torch.float32, count=count).view(key)
+            if len(self._views) >= VIEWS:
+                self._views.clear()
+            self._views[key] = view
+        return view
 
     def close(self) -> None:
         """Give the memory back; views of it stay usable until they are dropped."""
