@@ -98,6 +98,8 @@ def _tasks(request: Request, submission: Submission, notes: list[str]) -> tuple[
     )
     kept: list[Task] = []
     for task in tasks:
+        if task.attack:
+            ATTACKS.get(task.attack).check_params(task.params)
         if task.threat is not None and task.threat.norm not in ATTACKS.get(task.attack).norms:
             note = f"{task.name} has no {task.threat.norm} form: left out"
             if note not in notes:

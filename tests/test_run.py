@@ -263,6 +263,24 @@ def test_a_wrong_command_is_one_clear_line(arguments, message, honest_root) -> N
     assert _stderr_of(main, [*arguments, *extra], message)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("attack = 'pgd'\nparams = { stepz = 3 }", "stepz"),
+        ("attack = 'pdg'", "unknown attack 'pdg': did you mean 'pgd'?"),
+        ("attack = 'pgd'\nparams = { step_size = 'eps/zero' }", "expected a multiple of eps"),
+    ],
+)
+def test_a_wrong_suite_is_one_clear_line(line, message, honest_root, tmp_path) -> None:
+    from harness.cli import main
+
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[[tasks]]\nname = 'mine'\n{line}\n")
+    arguments = ["run", "honest", "--suite", str(path), "--submissions", str(honest_root)]
+    assert _stderr_of(main, [*arguments, "--results", str(tmp_path / "r")], message)
+    assert not (tmp_path / "r" / "runs").exists()
+
+
 def _stderr_of(main, arguments, message) -> bool:
     import contextlib
     import io
