@@ -44,7 +44,10 @@ def app() -> None:
 @SUBMISSIONS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(roots: tuple[Path, ...], as_json: bool) -> int:
-    """Show every submission found, and every folder that is not a valid one."""
+    """List the submissions found.
+
+    A folder with a card that cannot be used is listed with the reason.
+    """
     from harness.submission import discover
 
     found = discover(submission_roots(roots))
@@ -79,7 +82,10 @@ def list_(roots: tuple[Path, ...], as_json: bool) -> int:
 @click.option("--into", type=click.Path(path_type=Path), metavar="DIR", help="Folder to make it in.")
 @click.option("--dataset", default="cifar10", show_default=True, help="Data set the model is made for.")
 def new(id: str, into: Path | None, dataset: str) -> int:
-    """Make a folder for a new submission that passes validation as it is."""
+    """Make a folder for a new submission.
+
+    It holds a small network and a commented card, and passes validation as it is.
+    """
     from harness.submission import create, default_roots
 
     folder = create(id, into or default_roots()[0], dataset=dataset)
@@ -98,7 +104,10 @@ def new(id: str, into: Path | None, dataset: str) -> int:
 def validate(
     ids: tuple[str, ...], roots: tuple[Path, ...], device: str, memory_limit: int | None, timeout: float, as_json: bool
 ) -> int:
-    """Check that submissions can be evaluated, in seconds, and say what to fix."""
+    """Check that submissions can be evaluated.
+
+    Takes seconds, and says exactly what to fix. Without an ID every submission is checked.
+    """
     from harness.errors import UnknownNameError
     from harness.models import WorkerOptions
     from harness.submission import discover
@@ -153,7 +162,11 @@ def run(
     only: tuple[str, ...], roots: tuple[Path, ...], results: Path, data_dir: Path | None, batch_size: int, device: str,
     workers: int | None, threads: int, memory_limit: int | None, shard_timeout: float, seed: int,
 ) -> int:  # fmt: skip
-    """Evaluate submissions (all of them when no ID is given); the same command again resumes."""
+    """Evaluate submissions; run it again to resume.
+
+    Without an ID every submission that fits the data set is evaluated. Shards whose records are there are not run
+    again; failed ones are. Exit code: 0 all done, 1 something failed and the rest is done, 2 the command was wrong.
+    """
     from harness import run as runs
     from harness.engine import Settings
     from harness.progress import Progress
@@ -201,7 +214,7 @@ def run(
 @RESULTS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(results: Path, as_json: bool) -> int:
-    """Show how far the runs in a results folder have come."""
+    """Show how far the runs have come."""
     from harness import store
     from harness.plan import State
     from harness.progress import duration
@@ -266,7 +279,10 @@ def verify(
     ids: tuple[str, ...], roots: tuple[Path, ...], results: Path, data_dir: Path | None, source: str | None,
     device: str, memory_limit: int | None, timeout: float,
 ) -> int:  # fmt: skip
-    """Check the stored adversarial examples of a run again: predictions, box, norm."""
+    """Check stored adversarial examples again.
+
+    Predictions, box and norm of every example that lies beside a record of the newest runs.
+    """
     from harness import verification
     from harness.models import WorkerOptions
 
