@@ -161,8 +161,10 @@ def test_serve_builds_answers_on_this_machine_alone_and_stops_on_ctrl_c(results,
     command = [sys.executable, "-m", "leaderboard", "serve", "--port", "0", "--results", str(results),
                "--out", str(tmp_path / "site")]  # fmt: skip
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as server:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        # A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as server:  # fmt: skip
         assert server.stdout is not None
         assert server.stderr is not None
         try:

@@ -225,6 +225,8 @@ def test_interrupt_ends_cleanly_and_says_how_to_resume(honest_root, tmp_path) ->
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # A shell that starts the tests in the background has them, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
