@@ -1,6 +1,5 @@
 """A mapping from name to thing in which a clash, a typo or a late registration is an error."""
 
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from harness.errors import UnknownNameError
@@ -24,10 +23,6 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._items[name] = item
         return item
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """``add`` as a decorator."""
-        return lambda item: self.add(name, item)
 
     def get(self, name: str) -> T:
         """The thing called ``name``; ``UnknownNameError`` with the nearest name when there is none."""

@@ -68,3 +68,5 @@ for _attack in (
     Attack("square", square, "pyautoattack", AUTOATTACK_NORMS, whole_shard=True),
 ):
     ATTACKS.add(_attack.name, _attack)
+
+ATTACKS.freeze()

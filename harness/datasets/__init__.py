@@ -20,6 +20,8 @@ for _name in ("cifar10", "cifar100"):
     DATASETS.add(_name, partial(load_cifar, _name))
     DATASETS.add(f"{_name}-sample", lambda _folder, name=f"{_name}-sample": load_sample(name))  # type: ignore[misc]
 
+DATASETS.freeze()
+
 NPZ = "npz:"
 """Prefix of a data set that is a file of the user's."""
 
