@@ -1,0 +1,60 @@
+"""How attacks ask the model: all rows of a shard at once, cut into batches only here, so that memory stays bounded."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.losses import input_gradient
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (n, K) of some rows and their positions int64 (n,) among all rows asked about, to their losses (n,)."""
+
+
+def batches(n: int, batch_size: int | None) -> list[slice]:
+    """``range(n)`` cut into slices of ``batch_size`` (None: one slice); no rows give no slices."""
+    step = batch_size or max(1, n)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def ask(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+    """Logits (N, K) of images (N, C, H, W), without a graph; N is at least 1."""
+    with torch.no_grad():
+        return torch.cat([model(x[part]) for part in batches(len(x), batch_size)])
+
+
+def ask_gradient(
+    model: nn.Module, x: Tensor, loss: Loss, batch_size: int | None = None, *, wanted: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, K), losses (N,) and the gradient (N, C, H, W) of every row's own loss; N is at least 1.
+
+    ``wanted`` (bool (N,)) spares the backward pass of the other rows; what stands in their place has no meaning.
+    """
+    logits, losses, gradients = [], [], []
+    for part in batches(len(x), batch_size):
+        leaf = x[part].detach().requires_grad_()
+        rows = torch.arange(part.start, part.stop, device=x.device)
+        with torch.enable_grad():
+            answer = model(leaf)
+            values = loss(answer, rows)
+        gradients.append(input_gradient(values, leaf, wanted=None if wanted is None else wanted[part]))
+        logits.append(answer.detach())
+        losses.append(values.detach())
+    return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
+
+
+def reveal(model: nn.Module, x: Tensor, logits: Tensor, y: Tensor, batch_size: int | None = None) -> Tensor:
+    """Whether each row is really misclassified, bool (N,): ``logits`` (N, K) decide, unless they are approximate.
+
+    A model that answers in reduced precision has a method ``exact`` from images to full-precision logits; rows whose
+    approximate logits say "misclassified" are asked about again there. A logit that is not finite is misclassified.
+    """
+    fooled = (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+    exact = getattr(model, "exact", None)
+    if exact is None or not bool(fooled.any()):
+        return fooled
+    rows = fooled.nonzero().squeeze(1)
+    with torch.no_grad():
+        again = torch.cat([exact(x[rows[part]]) for part in batches(len(rows), batch_size)])
+    fooled[rows] = (again.argmax(1) != y[rows]) | ~again.isfinite().all(1)
+    return fooled
