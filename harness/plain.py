@@ -50,6 +50,8 @@ def record_from_dict(data: dict[str, Any]) -> Record:
         examples=tuple(Example(**row) for row in data["examples"]),
         footprint=footprint,
         failure=Failure(**failure) if failure else None,
+        measurements=data["measurements"],
+        nonfinite_gradients=data["nonfinite_gradients"],
         mismatches=data["mismatches"],
         adversarial_sha256=data["adversarial_sha256"],
         schema=data["schema"],

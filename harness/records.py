@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record and manifest format; a reader refuses a newer one and migrates an older one."""
 
 NORMS = ("Linf", "L2", "L1")
@@ -65,21 +65,22 @@ class Task:
     """One thing measured on a submission; its ``key`` is the recipe's public name."""
 
     name: str
-    """``clean``, ``cost`` or the attack's recipe, e.g. ``pgd-20``."""
+    """``clean``, ``cost``, the attack's recipe, e.g. ``pgd-20``, or the probe's name, e.g. ``c1-output``."""
     kind: str
-    """``clean``, ``attack`` or ``cost``."""
+    """``clean``, ``attack``, ``cost`` or ``probe``."""
     attack: str = ""
     """Name in the attack registry; empty unless ``kind`` is ``attack``."""
     params: dict[str, Any] = field(default_factory=dict)
     """Every parameter of the attack except the budget."""
     threat: ThreatModel | None = None
-    """Budget; None for ``clean`` and ``cost``."""
+    """Budget; None for ``clean``, ``cost`` and probes that need none."""
     implementation: str = ""
     """Who computes it, with a version, e.g. ``rampart-pgd-1`` or ``pyautoattack-0.2.0``."""
     cascade: str = ""
     """Name of the cascade this task is a member of, e.g. ``autoattack``; empty for a task of its own."""
     after: tuple[str, ...] = ()
-    """Keys of the earlier members; only examples that survived all of them are attempted."""
+    """Keys of the earlier members; only examples that survived all of them are attempted. For a probe: keys of the
+    tasks whose records it reads."""
 
     @property
     def key(self) -> str:
@@ -246,13 +247,21 @@ class Finding:
     """What a check says about a submission or some of its columns."""
 
     check: str
+    """Identifier of the check, e.g. ``C2``."""
+    title: str
+    """The check's name in a few words."""
+    kind: str
+    """Class of the evidence: ``witness``, ``existence``, ``protocol``, ``symptom`` or ``information``."""
     verdict: str
-    """``pass``, ``warn``, ``fail`` or ``unknown``."""
+    """``pass``, ``warn``, ``fail``, ``unknown`` (it could not run) or ``not-applicable``."""
     columns: tuple[str, ...] = ()
     """Task keys the finding speaks about; empty: the submission as a whole."""
     metrics: dict[str, float] = field(default_factory=dict)
+    """The numbers that were judged."""
     threshold: str = ""
+    """What they were held against, with its source."""
     evidence: str = ""
+    """One sentence for a person: what was seen, or why it is unknown or not applicable."""
 
 
 @dataclass(frozen=True)
@@ -265,9 +274,14 @@ class Record:
     environment: Environment
     cost: Cost
     examples: tuple[Example, ...] = ()
-    """One row per example of the span when ``status`` is ok and the task looks at examples, else empty."""
+    """One row per example of the span when ``status`` is ok and the task looks at examples, else empty; a probe without
+    witnesses has none."""
     footprint: Footprint | None = None
     """Set by the cost task alone."""
+    measurements: dict[str, Any] = field(default_factory=dict)
+    """Raw numbers of a probe, plain data; checks judge them. A probe that attacks has ``examples`` as well."""
+    nonfinite_gradients: int = 0
+    """Rows of gradients with a value that was not finite, of all that the attack asked for."""
     failure: Failure | None = None
     """Set when ``status`` is not ok."""
     mismatches: int = 0

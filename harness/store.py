@@ -97,7 +97,13 @@ def migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return data
 
 
-MIGRATIONS: dict[int, Any] = {}
+def _with_measurements(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 brought what probes measure, and counts gradients that were not finite; manifests stayed as they were."""
+    added = {"measurements": {}, "nonfinite_gradients": 0} if "shard" in data else {}
+    return data | added | {"schema": 2}
+
+
+MIGRATIONS: dict[int, Any] = {1: _with_measurements}
 """For schema k, the function from its plain data to those of schema k + 1."""
 
 
