@@ -4,7 +4,12 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
+
+SCHEDULES = ("one-cycle", "step", "cosine")
+"""Learning rates: 0 to the peak and back, divided by 10 at milestones, half a cosine."""
+CHOICES = {"schedule": SCHEDULES, "selection": ("last", "best"), "weights": ("float32", "float16")}
+"""Fields that take one of a few words."""
 
 
 class ConfigError(Exception):
@@ -19,7 +24,7 @@ class Config:
     """Folder name of the submission."""
     title: str
     recipe: str
-    """Module of ``submissions.recipes`` whose ``loss`` is minimised."""
+    """Module of ``submissions.recipes`` that says how a batch is learnt from."""
     architecture: str = "slim_resnet"
     """Module of ``submissions.architectures`` whose ``build`` makes the network."""
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -35,6 +40,18 @@ class Config:
     """bfloat16 autocast in training; validation and the published weights are float32."""
     paper: str = ""
     notes: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the recipe: weights, steps, schedules of its own."""
+    schedule: str = "one-cycle"
+    """How the learning rate goes: one of ``SCHEDULES``."""
+    milestones: list[int] = field(default_factory=list)
+    """Epochs after which the schedule ``step`` divides the learning rate by 10."""
+    selection: str = "last"
+    """Which epoch is published: the last, or ``best`` by PGD-10 on the validation split."""
+    weights: str = "float32"
+    """Precision of the published weights: float32 or float16, for networks that would not fit otherwise."""
+    dataset: str = "cifar10"
+    """What the card says the network is made for; the images come from ``--data``."""
 
     @property
     def eps_value(self) -> float:
@@ -53,9 +70,11 @@ def read(path: Path) -> Config:
         if name not in known:
             raise ConfigError(f"{path}: unknown field {name!r}; known: {', '.join(known)}")
         expected: Any = known[name].type
-        accepted: Any = (int, float) if expected is float else expected if isinstance(expected, type) else dict
+        accepted: Any = get_origin(expected) or ((int, float) if expected is float else expected)
         if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
             raise ConfigError(f"{path}: {name}: expected {expected}, got {value!r}")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise ConfigError(f"{path}: {name}: expected one of {', '.join(CHOICES[name])}, got {value!r}")
     missing = [name for name in ("id", "title", "recipe") if name not in table]
     if missing:
         raise ConfigError(f"{path}: missing field {', '.join(missing)}")

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from submissions.recipes.config import Config
+from submissions.recipes.cost import cost, hardware
+
+NO_BUDGET = {"natural", "double_backprop"}
+"""Recipes that do not look at ``eps``."""
 
 
 def _toml(value: object) -> str:
@@ -19,41 +24,74 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *, out: Path) -> Path:
-    """Write card, ``weights.safetensors`` and ``training.json`` into ``out/<id>/``; returns that folder."""
+def picked(config: Config, history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The row of the epoch that is published: the last, or the last of the best by validation PGD-10."""
+    if config.selection == "last":
+        return history[-1]
+    return max(history, key=lambda row: (row["pgd_10"], row["epoch"]))
+
+
+def _weights(model: nn.Module, precision: str) -> dict[str, Tensor]:
+    """The state dict on the CPU: numbers with a point in ``precision``, counters as they are."""
+    target = torch.float16 if precision == "float16" else torch.float32
+    return {
+        name: (tensor.detach().to(target) if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _told(config: Config, chosen: dict[str, float], spent: dict[str, float]) -> str:
+    """The training in a sentence for the card."""
+    rate = f"lr {config.lr}" + (f" x0.1 at {config.milestones}" if config.schedule == "step" else "")
+    selection = "last epoch, no selection"
+    if config.selection == "best":
+        selection = f"epoch {chosen['epoch']:.0f}, best by PGD-10 on 1,000 held-out training images"
+    parts = [
+        config.recipe,
+        "" if config.recipe in NO_BUDGET else f"Linf eps {config.eps}",
+        ", ".join(f"{name} {value}" for name, value in config.settings.items()),
+        f"{config.epochs} epochs",
+        f"batch {config.batch_size}",
+        f"{config.schedule} {rate}",
+        f"weight decay {config.weight_decay}",
+        f"seed {config.seed}",
+        "bf16 autocast" if config.bf16 else "fp32",
+    ]
+    passes = f"{spent['forward_equivalents']:.1f} forward-equivalents per image and epoch"
+    return ", ".join(filter(None, parts)) + f"; {selection}; {passes}, {spent['seconds'] / 60:.0f} min on {hardware()}"
+
+
+def publish(
+    model: nn.Module,
+    config: Config,
+    history: list[dict[str, float]],
+    *,
+    out: Path,
+    figures: dict[str, float] | None = None,
+) -> Path:
+    """Write card, ``weights.safetensors`` and ``training.json`` into ``out/<id>/``; returns that folder.
+
+    ``figures`` are the validation accuracies of the weights as written, by default those of the picked epoch.
+    """
     folder = out / config.id
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: tensor.detach().float().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    tracked = {
-        name: tensor.cpu() for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")
-    }
     weights = folder / "weights.safetensors"
-    save_file(state | tracked, weights)
+    save_file(_weights(model, config.weights), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    seconds = sum(row["seconds"] for row in history)
-    last = history[-1]
-    budget = "" if config.recipe == "natural" else f", Linf eps {config.eps}"
-    training = (
-        f"{config.recipe}{budget}, {config.epochs} epochs, batch {config.batch_size}, one-cycle "
-        f"lr {config.lr}, weight decay {config.weight_decay}, seed {config.seed}, "
-        f"{'bf16 autocast' if config.bf16 else 'fp32'}; last epoch, no selection"
-    )
+    chosen, spent = picked(config, history), cost(history)
+    notes = (config.notes, f"Training: {_told(config, chosen, spent)}.")
     lines = [
         f"id = {_toml(config.id)}",
         f"title = {_toml(config.title)}",
         'authors = ["Rampart"]',
         f"paper = {_toml(config.paper)}" if config.paper else "",
         'licence = "MIT"',
-        'dataset = "cifar10"',
+        f"dataset = {_toml(config.dataset)}",
         f"entry = {_toml(f'submissions.architectures.{config.architecture}:build')}",
         f"kwargs = {_toml(config.kwargs)}" if config.kwargs else "",
         'training_data = "none"',
         'defence = "static"',
-        f"notes = {_toml(' '.join(filter(None, (config.notes, 'Training: ' + training + '.'))))}",
+        f"notes = {_toml(' '.join(filter(None, notes)))}",
         "",
         "[[threat_models]]",
         'norm = "Linf"',
@@ -63,12 +101,17 @@ def publish(model: nn.Module, config: Config, history: list[dict[str, float]], *
         'file = "weights.safetensors"',
         f"sha256 = {_toml(digest)}",
     ]
-    (folder / "submission.toml").write_text("\n".join(line for line in lines if line or line == "") + "\n")
+    (folder / "submission.toml").write_text("\n".join(lines) + "\n")
+    found = figures or chosen
     record = {
+        "recipe": config.recipe,
+        "seed": config.seed,
         "config": asdict(config),
         "torch": torch.__version__,
-        "seconds": round(seconds, 1),
-        "validation": {name: last[name] for name in ("natural", "fgsm", "pgd_10")},
+        "seconds": round(spent["seconds"], 1),
+        "cost": spent | {"hardware": hardware(), "threads": torch.get_num_threads()},
+        "selection": {"by": config.selection, "epoch": chosen["epoch"]},
+        "validation": {name: found[name] for name in ("natural", "fgsm", "pgd_10")},
         "history": history,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")

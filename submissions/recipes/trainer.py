@@ -1,6 +1,7 @@
 """Train one configuration: deterministic by seed, checkpointed and resumable after every epoch."""
 
 import importlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,11 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from submissions.recipes.config import Config
+from submissions.recipes.cost import Operations, forward_operations
 from submissions.recipes.data import Split, augment
+from submissions.recipes.method import Batch, Method, method
 from submissions.recipes.perturb import ascend, attackable, uniform_start
 
 VALIDATION_EPS = 8 / 255
 """Linf budget of the validation attacks."""
+QUIET_SECONDS = 30.0
+"""Longest time without a line of progress."""
+
+History = list[dict[str, float]]
 
 
 def build(config: Config) -> nn.Module:
@@ -50,8 +57,116 @@ def validate(model: nn.Module, split: Split, *, seed: int, device: torch.device)
 
 
 def learning_rate(config: Config, progress: float) -> float:
-    """One cycle: linear from 0 to the peak over the first 40 % of the training, then linear back to 0."""
+    """The rate after the share ``progress`` of the training.
+
+    ``one-cycle``: linear from 0 to the peak over the first 40 %, then linear back to 0; ``step``: a tenth after each
+    milestone; ``cosine``: half a cosine from the peak to 0.
+    """
+    if config.schedule == "step":
+        return config.lr * 0.1 ** sum(progress * config.epochs > epoch for epoch in config.milestones)
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * progress)) / 2
     return config.lr * (progress / 0.4 if progress < 0.4 else (1 - progress) / 0.6)
+
+
+def _optimiser(model: nn.Module, config: Config) -> torch.optim.SGD:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+
+
+class Run:
+    """A training under way: what a checkpoint holds, and how it is written and read back."""
+
+    def __init__(self, config: Config, *, folder: Path, device: torch.device) -> None:
+        self.config, self.device, self.path = config, device, folder / "checkpoint.pt"
+        self.model = build(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.optimiser = _optimiser(self.model, config)
+        self.method: Method = method(self.model, self.optimiser, config)
+        self.history: History = []
+        self.best: dict[str, Tensor] = {}
+
+    def restore(self) -> bool:
+        """Go back to the checkpoint, if there is one of this very configuration."""
+        if not self.path.exists():
+            return False
+        state = torch.load(self.path, weights_only=True, map_location=self.device)
+        if asdict(Config(**state["config"])) != asdict(self.config):
+            return False
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.method.load_state_dict(state.get("method", {}))
+        self.history, self.best = state["history"], state.get("best", {})
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint under another name first, so that a stop leaves the old one whole."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {"config": asdict(self.config), "model": self.model.state_dict()}
+        state |= {"optimiser": self.optimiser.state_dict(), "method": self.method.state_dict()}
+        torch.save(state | {"history": self.history, "best": self.best}, self.path.with_suffix(".tmp"))
+        os.replace(self.path.with_suffix(".tmp"), self.path)
+
+    def record(self, row: dict[str, float]) -> None:
+        """Add an epoch's figures and remember the network if it is the best so far."""
+        self.history.append(row)
+        if self.config.selection == "best" and row["pgd_10"] == max(item["pgd_10"] for item in self.history):
+            state = self.method.published().state_dict()
+            self.best = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def result(self) -> nn.Module:
+        """The network to publish, in evaluation mode."""
+        model = self.method.published()
+        if self.best:
+            model.load_state_dict(self.best)
+        if self.config.weights == "float16":
+            for tensor in model.state_dict().values():
+                tensor.copy_(tensor.half()) if tensor.is_floating_point() else None
+        return model.eval()
+
+    def batch(self, training: Split, epoch: int, steps: int, step: int, chosen: Tensor, draw: torch.Generator) -> Batch:
+        """The augmented images of one step, with the optimiser's learning rate set for it."""
+        images = training.images[chosen]
+        x = augment(images, generator=draw).to(self.device, memory_format=torch.channels_last)
+        progress = (epoch + (step + 1) / steps) / self.config.epochs
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, progress)
+        y = training.labels[chosen].to(self.device)
+        return Batch(images, x, y, draw, epoch, epoch * steps + step, progress)
+
+    def passes(self, batch: Batch) -> tuple[float, float]:
+        """Learn from ``batch`` and count: (loss, operations in units of one forward pass per image)."""
+        with Operations() as counter:
+            value = self.method.update(batch)
+        return value, counter.total / (forward_operations(self.model, batch.x) * len(batch.x))
+
+
+def _epoch(run: Run, training: Split, epoch: int, say: Callable[[str], None]) -> dict[str, float]:
+    config, began, total, passes = run.config, time.monotonic(), 0.0, 0.0
+    steps, said = len(training.labels) // config.batch_size, time.monotonic()
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch + 1)
+    torch.manual_seed(config.seed * 100_003 + epoch + 1)
+    order = torch.randperm(len(training.labels), generator=generator)
+    for step in range(steps):
+        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
+        batch = run.batch(training, epoch, steps, step, chosen, generator)
+        if step == min(1, steps - 1):
+            value, passes = run.passes(batch)
+        else:
+            value = run.method.update(batch)
+        total += value
+        if time.monotonic() - said > QUIET_SECONDS and step + 1 < steps:
+            said = time.monotonic()
+            left = (said - began) / (step + 1) * (steps * (config.epochs - epoch) - step - 1)
+            say(f"{config.id} epoch {epoch + 1}/{config.epochs}, step {step + 1}/{steps}: {left / 60:.0f} min left")
+    return {
+        "epoch": epoch + 1, "loss": total / steps, "forward_equivalents": round(passes, 2),
+        "seconds": time.monotonic() - began,
+    }  # fmt: skip
 
 
 def train(
@@ -62,59 +177,34 @@ def train(
     folder: Path,
     device: torch.device,
     say: Callable[[str], None] = print,
-) -> tuple[nn.Module, list[dict[str, float]]]:
+) -> tuple[nn.Module, History]:
     """Train and return (network in evaluation mode, one row of figures per epoch).
 
     ``folder`` receives ``checkpoint.pt`` after every epoch; the same call resumes from it, with the same result as
     a run that was never stopped, because every random draw depends on the seed, the epoch and the step alone.
     """
-    loss: Callable[..., Tensor] = importlib.import_module(f"submissions.recipes.{config.recipe}").loss
-    model = build(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    history: list[dict[str, float]] = []
-    path = folder / "checkpoint.pt"
-    if path.exists():
-        state = torch.load(path, weights_only=True, map_location=device)
-        if state["config"] == asdict(config):
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            history = state["history"]
-            say(f"{config.id}: resumed after epoch {len(history)}")
-    steps = len(training.labels) // config.batch_size
-    for epoch in range(len(history), config.epochs):
-        began, total = time.monotonic(), 0.0
-        generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch + 1)
-        order = torch.randperm(len(training.labels), generator=generator)
-        for step in range(steps):
-            chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-            x = augment(training.images[chosen], generator=generator).to(device, memory_format=torch.channels_last)
-            y = training.labels[chosen].to(device)
-            progress = (epoch + (step + 1) / steps) / config.epochs
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, progress)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                value = loss(model, x, y, eps=config.eps_value, generator=generator)
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += float(value.detach())
-        row = {"epoch": epoch + 1, "loss": total / steps, "seconds": time.monotonic() - began}
-        row |= validate(model, validation, seed=config.seed, device=device)
-        model.train()
-        history.append(row)
-        left = sum(item["seconds"] for item in history) / len(history) * (config.epochs - epoch - 1)
+    run = Run(config, folder=folder, device=device)
+    if run.restore():
+        say(f"{config.id}: resumed after epoch {len(run.history)}")
+    for epoch in range(len(run.history), config.epochs):
+        row = _epoch(run, training, epoch, say)
+        run.method.end_epoch(epoch + 1, _draws(run, training))
+        row |= validate(run.method.published(), validation, seed=config.seed, device=device)
+        run.model.train()
+        run.record(row)
+        left = sum(item["seconds"] for item in run.history) / len(run.history) * (config.epochs - epoch - 1)
         say(
             f"{config.id} epoch {epoch + 1}/{config.epochs}: loss {row['loss']:.3f}, natural {row['natural']:.1%}, "
             f"FGSM {row['fgsm']:.1%}, PGD-10 {row['pgd_10']:.1%}, {row['seconds']:.0f} s, {left / 60:.0f} min left"
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {"config": asdict(config), "model": model.state_dict(), "optimiser": optimiser.state_dict()}
-        torch.save(state | {"history": history}, folder / "checkpoint.tmp")
-        os.replace(folder / "checkpoint.tmp", path)
-    return model.eval(), history
+        run.save()
+    return run.result(), run.history
+
+
+def _draws(run: Run, training: Split) -> Callable[[int], Tensor]:
+    def draw(index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(run.config.seed * 100_003 + index)
+        chosen = torch.randint(0, len(training.labels), (run.config.batch_size,), generator=generator)
+        return augment(training.images[chosen], generator=generator).to(run.device, memory_format=torch.channels_last)
+
+    return draw
