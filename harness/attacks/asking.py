@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.losses import input_gradient
+from harness.attacks.losses import input_gradient, misclassified
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, K) of some rows and their positions int64 (n,) among all rows asked about, to their losses (n,)."""
@@ -24,11 +24,18 @@ def ask(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
 
 
 def ask_gradient(
-    model: nn.Module, x: Tensor, loss: Loss, batch_size: int | None = None, *, wanted: Tensor | None = None
+    model: nn.Module,
+    x: Tensor,
+    loss: Loss,
+    batch_size: int | None = None,
+    *,
+    wanted: Tensor | None = None,
+    leave: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, K), losses (N,) and the gradient (N, C, H, W) of every row's own loss; N is at least 1.
 
     ``wanted`` (bool (N,)) spares the backward pass of the other rows; what stands in their place has no meaning.
+    ``leave`` (labels int64 (N,)) spares it for rows that turn out not to be classified as their label.
     """
     logits, losses, gradients = [], [], []
     for part in batches(len(x), batch_size):
@@ -37,7 +44,14 @@ def ask_gradient(
         with torch.enable_grad():
             answer = model(leaf)
             values = loss(answer, rows)
-        gradients.append(input_gradient(values, leaf, wanted=None if wanted is None else wanted[part]))
+        chosen = None if wanted is None else wanted[part]
+        if leave is not None and getattr(model, "exact", None) is None:
+            staying = ~misclassified(answer.detach(), leave[part])
+            chosen = staying if chosen is None else chosen & staying
+        if chosen is not None and not bool(chosen.any()):
+            gradients.append(torch.zeros_like(leaf))
+        else:
+            gradients.append(input_gradient(values, leaf, wanted=chosen))
         logits.append(answer.detach())
         losses.append(values.detach())
     return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
@@ -49,12 +63,12 @@ def reveal(model: nn.Module, x: Tensor, logits: Tensor, y: Tensor, batch_size: i
     A model that answers in reduced precision has a method ``exact`` from images to full-precision logits; rows whose
     approximate logits say "misclassified" are asked about again there. A logit that is not finite is misclassified.
     """
-    fooled = (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+    fooled = misclassified(logits, y)
     exact = getattr(model, "exact", None)
     if exact is None or not bool(fooled.any()):
         return fooled
     rows = fooled.nonzero().squeeze(1)
     with torch.no_grad():
         again = torch.cat([exact(x[rows[part]]) for part in batches(len(rows), batch_size)])
-    fooled[rows] = (again.argmax(1) != y[rows]) | ~again.isfinite().all(1)
+    fooled[rows] = misclassified(again, y[rows])
     return fooled

@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from harness.attacks.asking import ask, batches, reveal
 from harness.attacks.geometry import ascent, per_image
 from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm
-from harness.attacks.losses import input_gradient, misclassified
+from harness.attacks.losses import input_gradient
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
@@ -33,14 +34,16 @@ def deepfool(
     candidates: int | None = None,
     eps: float | None = None,
     generator: ExampleGenerators | torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """A close adversarial example by repeated linearisation (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599).
 
     ``x`` is float (N, C, H, W) in [0, 1], ``y`` int64 (N,), ``model`` maps images to logits (N, K). The budget is not
-    bounded: ``eps`` and ``generator`` are accepted and ignored. Each step goes to the nearest of the linearised
-    boundaries between ``y`` and the other ``candidates`` (a number that includes ``y``: the classes of highest logit
-    at ``x``; by default 10, which is all of them for up to 10 classes). The sum of all steps, times
-    1 + ``overshoot``, is added to ``x`` and clipped to [0, 1]; the clipped image is what the next forward tests.
+    bounded: ``eps`` and ``generator`` are accepted and ignored; ``batch_size`` only cuts the questions to the model.
+    Each step goes to the nearest of the linearised boundaries between ``y`` and the other ``candidates`` (a number
+    that includes ``y``: the classes of highest logit at ``x``; by default 10, which is all of them for up to 10
+    classes). The sum of all steps, times 1 + ``overshoot``, is added to ``x`` and clipped to [0, 1]; the clipped image
+    is what the next forward tests.
 
     Returns, in the shape and dtype of ``x``, the first misclassified iterate, and ``x`` itself where ``steps`` were
     not enough or where it is misclassified already. Raises ``UserError`` for arguments out of range.
@@ -56,29 +59,24 @@ def deepfool(
     x_adv = x.clone()
     if not len(x):
         return x_adv
-    point, total, rows = x.clone(), torch.zeros_like(x), torch.arange(len(x), device=x.device)
-    others = rows[:, None]
-    for step in range(steps + 1):
-        last = step == steps
-        with torch.set_grad_enabled(not last):
-            logits = model(point.requires_grad_(not last))
-        if step == 0:
-            check_labels("deepfool", logits, y)
-            others = _others(logits.detach(), y, candidates or 10)
-        done = misclassified(logits.detach(), y)
-        x_adv[rows[done]] = point.detach()[done]
-        if last or bool(done.all()):
+    logits = ask(model, x, batch_size)
+    check_labels("deepfool", logits, y)
+    rows = (~reveal(model, x, logits, y, batch_size)).nonzero().squeeze(1)
+    others = _others(logits, y, candidates or 10)
+    point, total = x[rows], torch.zeros_like(x[rows])
+    for step in range(steps):
+        if not len(rows):
             break
-        distance, direction = _nearest_boundary(logits, point, y, others, norm, ~done)
-        keep = ~done & distance.isfinite()
-        if not bool(keep.all()):
-            rows, y, others, total = rows[keep], y[keep], others[keep], total[keep]
-            distance, direction = distance[keep], direction[keep]
-            if not len(rows):
-                break
+        distance, direction, fooled = _nearest_boundary(model, point, y[rows], others[rows], norm, batch_size)
+        x_adv[rows[fooled]] = point[fooled]
+        keep = ~fooled & distance.isfinite()
+        rows, total, distance, direction = rows[keep], total[keep], distance[keep], direction[keep]
         length = (distance + _NUDGE if step else distance).clamp_max(_FAR)
         total.addcmul_(ascent(direction, norm), per_image(length, direction))
         point = x[rows].add_(total, alpha=1 + overshoot).clamp_(0, 1)
+    if len(rows):
+        fooled = reveal(model, point, ask(model, point, batch_size), y[rows], batch_size)
+        x_adv[rows[fooled]] = point[fooled]
     return x_adv
 
 
@@ -89,19 +87,31 @@ def _others(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
 
 
 def _nearest_boundary(
-    logits: Tensor, point: Tensor, y: Tensor, others: Tensor, norm: str, wanted: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Distance (N,) to the nearest linearised boundary and the gradient (N, C, H, W) towards it, for ``wanted`` rows.
+    model: nn.Module, x: Tensor, y: Tensor, others: Tensor, norm: str, batch_size: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance (N,) to the nearest linearised boundary, the gradient (N, C, H, W) towards it, and who is across it.
 
-    The distance is inf, and the gradient 0, where no boundary can be seen: every gradient is zero or not finite.
+    The distance is inf, and the gradient 0, where no boundary can be seen: every gradient is zero or not finite. Rows
+    that are misclassified at ``x`` (the third answer, bool (N,)) are not looked at.
     """
-    nearest, direction = point.new_full((len(point),), math.inf), torch.zeros_like(point)
-    for column in range(others.shape[1]):
+    nearest, direction = x.new_full((len(x),), math.inf), torch.zeros_like(x)
+    fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for part in batches(len(x), batch_size):
+        leaf = x[part].detach().requires_grad_()
         with torch.enable_grad():
-            gap = (logits.gather(1, others[:, column : column + 1]) - logits.gather(1, y[:, None])).squeeze(1)
-        grad = input_gradient(gap, point, wanted=wanted, retain_graph=column + 1 < others.shape[1])
-        distance = gap.detach().abs() / torch.linalg.vector_norm(grad.flatten(1), ord=_DUAL[norm], dim=1)
-        closer = distance < nearest
-        nearest = torch.where(closer, distance, nearest)
-        direction[closer] = grad[closer]
-    return nearest, direction
+            logits = model(leaf)
+        fooled[part] = reveal(model, leaf.detach(), logits.detach(), y[part], batch_size)
+        if bool(fooled[part].all()):
+            continue
+        for column in range(others.shape[1]):
+            with torch.enable_grad():
+                gap = logits.gather(1, others[part, column : column + 1]) - logits.gather(1, y[part, None])
+                gap = gap.squeeze(1)
+            last = column + 1 == others.shape[1]
+            grad = input_gradient(gap, leaf, wanted=~fooled[part], retain_graph=not last)
+            length = torch.linalg.vector_norm(grad.flatten(1), ord=_DUAL[norm], dim=1)
+            distance = gap.detach().abs() / length
+            closer = (distance < nearest[part]) & ~fooled[part]
+            nearest[part] = torch.where(closer, distance, nearest[part])
+            direction[part][closer] = grad[closer]
+    return nearest, direction, fooled

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from harness.attacks.asking import ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent, per_image
 from harness.attacks.inputs import check_batch, check_labels, check_norm, check_positive
-from harness.attacks.losses import cross_entropy, input_gradient, misclassified
+from harness.attacks.losses import cross_entropy
 from harness.attacks.randomness import ExampleGenerators
 
 NORMS = ("Linf", "L2")
@@ -21,6 +22,7 @@ def fgsm(
     random_start: bool = False,
     step_size: float | None = None,
     generator: ExampleGenerators | torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """One step up the cross-entropy (Goodfellow et al. 2015, arXiv 1412.6572).
 
@@ -30,7 +32,8 @@ def fgsm(
 
     With ``random_start`` the gradient is taken at a uniform point of the ball and the step is 1.25 ``eps``, projected
     (FGSM-RS, Wong et al. 2020, arXiv 2001.03994); a start that is misclassified already is returned. An image that is
-    misclassified itself comes back as it is. Raises ``UserError`` for arguments out of range.
+    misclassified itself comes back as it is. ``batch_size`` only cuts the questions to the model.
+    Raises ``UserError`` for arguments out of range.
     """
     check_batch("fgsm", x, y)
     check_norm("fgsm", norm, NORMS)
@@ -41,14 +44,15 @@ def fgsm(
         return x.clone()
     ball = Ball(x, norm, eps)
     start = ball.sample(ExampleGenerators.of(generator, len(x))) if random_start else x.clone()
-    with torch.enable_grad():
-        logits = model(start.requires_grad_())
-        check_labels("fgsm", logits, y)
-        grad = input_gradient(cross_entropy(logits, y), start)
-    start = start.detach()
-    with torch.no_grad():
-        x_adv = ball.project_(start.add(ascent(grad, norm), alpha=step_size))
-        x_adv = torch.where(per_image(misclassified(logits, y), x), start, x_adv)
-        if random_start:
-            x_adv = torch.where(per_image(misclassified(model(x), y), x), x, x_adv)
+
+    def loss(logits: Tensor, rows: Tensor) -> Tensor:
+        check_labels("fgsm", logits, y[rows])
+        return cross_entropy(logits, y[rows])
+
+    logits, _, grad = ask_gradient(model, start, loss, batch_size)
+    x_adv = ball.project_(start.add(ascent(grad, norm), alpha=step_size))
+    x_adv = torch.where(per_image(reveal(model, start, logits, y, batch_size), x), start, x_adv)
+    if random_start:
+        clean = ask(model, x, batch_size)
+        x_adv = torch.where(per_image(reveal(model, x, clean, y, batch_size), x), x, x_adv)
     return x_adv

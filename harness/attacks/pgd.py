@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from harness.attacks.asking import ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent
 from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
-from harness.attacks.losses import LOSSES, input_gradient, misclassified
+from harness.attacks.losses import LOSSES
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
@@ -28,6 +29,7 @@ def pgd(
     loss: str = "ce",
     random_start: bool = True,
     generator: ExampleGenerators | torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Projected gradient descent (Madry et al. 2018, arXiv 1706.06083).
 
@@ -38,7 +40,8 @@ def pgd(
 
     Every iterate is tested, the start and the last one included. The first misclassified one is returned and its
     example leaves the batch; an example that survives gets its iterate of highest loss. An image that is
-    misclassified itself comes back as it is. Raises ``UserError`` for arguments out of range.
+    misclassified itself comes back as it is. ``batch_size`` only cuts the questions to the model (None: all at once).
+    Raises ``UserError`` for arguments out of range.
     """
     check_batch("pgd", x, y)
     check_norm("pgd", norm, NORMS)
@@ -53,10 +56,9 @@ def pgd(
     x_adv = x.clone()
     if not len(x):
         return x_adv
-    with torch.no_grad():
-        logits = model(x)
+    logits = ask(model, x, batch_size)
     check_labels("pgd", logits, y)
-    rows = (~misclassified(logits, y)).nonzero().squeeze(1)
+    rows = (~reveal(model, x, logits, y, batch_size)).nonzero().squeeze(1)
     best = x.new_full((len(x),), -math.inf)
     generators = ExampleGenerators.of(generator, len(x))
     for _ in range(restarts):
@@ -64,7 +66,7 @@ def pgd(
             break
         ball = Ball(x[rows], norm, eps)
         start = ball.sample(generators.select(rows)) if random_start else ball.x.clone()
-        points, values, fooled = _ascend(model, ball, y[rows], start, steps, step_size, LOSSES[loss])
+        points, values, fooled = _ascend(model, ball, y[rows], start, steps, step_size, LOSSES[loss], batch_size)
         better = fooled | (values > best[rows])
         x_adv[rows[better]] = points[better]
         best[rows[better]] = values[better]
@@ -80,6 +82,7 @@ def _ascend(
     steps: int,
     step_size: float,
     loss: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Climb from ``point``, which is overwritten; the best iterates, their losses and whether they are misclassified.
 
@@ -89,19 +92,20 @@ def _ascend(
     fooled = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     rows = torch.arange(len(point), device=point.device)
     for step in range(steps + 1):
-        last = step == steps
-        with torch.set_grad_enabled(not last):
-            logits = model(point.requires_grad_(not last))
+        last, labels = step == steps, y
+        if last:
+            logits = ask(model, point, batch_size)
             losses = loss(logits, y)
-        done = misclassified(logits.detach(), y)
-        leave = last or bool(done.all())
-        grad = None if leave else input_gradient(losses, point, wanted=~done)
-        point, losses = point.detach(), losses.detach()
+        else:
+            logits, losses, grad = ask_gradient(
+                model, point, lambda answer, at, labels=labels: loss(answer, labels[at]), batch_size, leave=labels
+            )
+        done = reveal(model, point, logits, y, batch_size)
         better = done | (losses > values[rows])
         best[rows[better]] = point[better]
         values[rows[better]] = losses[better]
         fooled[rows[done]] = True
-        if grad is None:
+        if last or bool(done.all()):
             break
         if bool(done.any()):
             keep = ~done
