@@ -156,11 +156,20 @@ def validate(
     "--shard-timeout", default=7200.0, show_default=True, type=click.FloatRange(0, min_open=True),
     help="Seconds a shard may take.",
 )  # fmt: skip
+@click.option(
+    "--implementation", type=click.Choice(["own", "reference"]), default="own", show_default=True,
+    help="Whose members of AutoAttack: ours, or pyautoattack's.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["full", "mixed"]), default="full", show_default=True,
+    help="mixed: attacks search in bfloat16, every success is decided in float32.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 def run(
     ids: tuple[str, ...], suite: str, dataset: str, limit: int | None, threats: tuple[ThreatModel, ...],
     only: tuple[str, ...], roots: tuple[Path, ...], results: Path, data_dir: Path | None, batch_size: int, device: str,
-    workers: int | None, threads: int, memory_limit: int | None, shard_timeout: float, seed: int,
+    workers: int | None, threads: int, memory_limit: int | None, shard_timeout: float, implementation: str,
+    precision: str, seed: int,
 ) -> int:  # fmt: skip
     """Evaluate submissions; run it again to resume.
 
@@ -168,7 +177,7 @@ def run(
     again; failed ones are. Exit code: 0 all done, 1 something failed and the rest is done, 2 the command was wrong.
     """
     from harness import run as runs
-    from harness.engine import Settings
+    from harness.outcome import Settings
     from harness.progress import Progress
 
     device = resolve_device(device)
@@ -178,8 +187,8 @@ def run(
     request = runs.Request(
         ids=ids, suite=suite, dataset=dataset, limit=limit, threats=threats, only=only, roots=submission_roots(roots),
         results=results, data_dir=data_dir, seed=seed,
-        workers=workers,
-        settings=Settings(batch_size, device, threads, memory_limit, shard_timeout),
+        workers=workers, implementation=implementation,
+        settings=Settings(batch_size, device, threads, memory_limit, shard_timeout, precision),
     )  # fmt: skip
     prepared = runs.prepare(request)
     for note in prepared.notes:
@@ -194,7 +203,7 @@ def run(
     progress = Progress(prepared, workers=request.workers, say=click.echo)
     began = time.monotonic()
     try:
-        runs.execute(prepared, request, progress)
+        runs.execute(prepared, request, progress, progress.hear)
     except KeyboardInterrupt:
         click.echo(f"\nstopped after {progress.finished} shards; {RESUME}", err=True)
         return 130

@@ -1,10 +1,11 @@
 """From what was asked and what lies on disk to the shards still to run. Pure: no torch, no clock, no disk."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from harness.records import Candidate, Identity, Manifest, Record, Shard, Status
+from harness.records import Candidate, Identity, Manifest, Record, Shard, Status, Task
 
 SHARD_SIZE = 100
 """Examples per shard: what a killed run can lose at most, per worker."""
@@ -36,10 +37,20 @@ def spans(n: int, size: int = SHARD_SIZE) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
+def task_spans(manifest: Manifest, task: Task) -> tuple[tuple[int, int, str], ...]:
+    """The spans a task is cut into: cost is measured on the first one, a probe looks at all examples at once."""
+    if task.kind == "cost":
+        return manifest.spans[:1]
+    if task.kind == "probe" and len(manifest.spans) > 1:
+        whole = hashlib.sha256(" ".join(digest for _, _, digest in manifest.spans).encode()).hexdigest()
+        return ((manifest.spans[0][0], manifest.spans[-1][1], whole),)
+    return manifest.spans
+
+
 def work_of(manifest: Manifest, candidate: Candidate) -> Iterator[Work]:
-    """Every shard that ``manifest`` wants of ``candidate``, tasks in order; cost is measured on the first span."""
+    """Every shard that ``manifest`` wants of ``candidate``, tasks in order."""
     for task in candidate.tasks:
-        for start, stop, digest in manifest.spans[:1] if task.kind == "cost" else manifest.spans:
+        for start, stop, digest in task_spans(manifest, task):
             yield Work(
                 Shard(candidate.id, manifest.dataset, task, start, stop),
                 Identity(candidate.checkpoint, candidate.source, digest, manifest.seed),
@@ -71,8 +82,20 @@ def outstanding(works: Iterable[Work], find: Callable[[Shard], Record | None]) -
     rerun: set[tuple[str, str, int]] = set()
     for work in works:
         shard = work.shard
-        upstream = any((shard.submission, key, shard.start) in rerun for key in shard.task.after)
-        if upstream or state(work, find(shard)) is not State.DONE:
+        if any(place in rerun for place in upstream(shard)) or state(work, find(shard)) is not State.DONE:
             left.append(work)
-            rerun.add((shard.submission, shard.task.key, shard.start))
+            rerun |= {
+                (shard.submission, shard.task.key, shard.start),
+                (shard.submission, shard.task.key, ANYWHERE),
+            }
     return left
+
+
+ANYWHERE = -1
+"""Stands for every span of a task."""
+
+
+def upstream(shard: Shard) -> list[tuple[str, str, int]]:
+    """(submission, task key, start) of the shards that ``shard`` reads; a probe reads all spans of them."""
+    start = ANYWHERE if shard.task.kind == "probe" else shard.start
+    return [(shard.submission, key, start) for key in shard.task.after]

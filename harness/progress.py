@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import metrics, plan, store
-from harness.records import Example, Record, Status
-from harness.run import Prepared, estimate
+from harness.executors.holder import Speed
+from harness.forecast import Forecast
+from harness.records import Example, Record, Shard, Status
+from harness.run import Prepared
 
 
 def duration(seconds: float) -> str:
@@ -25,9 +27,16 @@ def _result(record: Record) -> str:
     if record.footprint is not None:
         cost = record.footprint
         return f"{cost.forward.examples_per_second:.0f} images/s forward, {cost.parameters:,} parameters"
+    if record.shard.task.kind == "probe":
+        broken = sum(row.correct and not row.robust for row in record.examples)
+        return f"{broken} witnesses" if broken else "measured"
     if record.shard.task.kind == "clean":
         return f"natural {metrics.natural_accuracy(record.examples).value:.1%}"
     return f"robust {metrics.robust_accuracy(record.examples).value:.1%}"
+
+
+def _place(shard: Shard) -> tuple[str, str, int]:
+    return shard.submission, shard.task.key, shard.start
 
 
 class Progress:
@@ -35,8 +44,9 @@ class Progress:
 
     def __init__(self, prepared: Prepared, *, workers: int, say: Callable[[str], object]) -> None:
         self._prepared, self._workers, self._say = prepared, max(1, workers), say
-        self._left = [(work.shard.submission, work.shard.task.key) for work in prepared.works]
-        self._seconds: dict[str, list[float]] = {}
+        self._left: dict[tuple[str, str, int], Shard] = {_place(work.shard): work.shard for work in prepared.works}
+        self._forecast = Forecast(prepared.manifest.classes)
+        self._waiting = {work.shard.submission for work in prepared.works}
         self._failed: list[Record] = []
         self._began = time.monotonic()
         self.finished = 0
@@ -49,17 +59,37 @@ class Progress:
     def __call__(self, record: Record) -> None:
         shard = record.shard
         self.finished += 1
-        self._left.remove((shard.submission, shard.task.key))
-        if record.status is Status.OK:
-            self._seconds.setdefault(shard.task.key, []).append(record.cost.seconds)
-        else:
+        self._left.pop(_place(shard), None)
+        self._forecast.learn(record)
+        if record.status is not Status.OK:
             self._failed.append(record)
-        left = estimate(self._seconds, [key for _, key in self._left])
-        eta = f", {duration(left / self._workers)} left" if left else ""
+        left = self._seconds_left()
+        eta = f", {duration(left)} left" if left else ""
         self._say(
             f"[{self.finished}/{len(self._prepared.works)}] {shard.submission} {shard.task.key} "
             f"{shard.start}-{shard.stop}: {_result(record)} ({record.cost.seconds:.1f} s{eta})"
         )
+
+    def _seconds_left(self) -> float | None:
+        """Estimate of the wall-clock seconds left; None before anything is known."""
+        left = self._forecast.left(self._left.values())
+        return None if left is None else left / min(self._workers, max(1, len(self._left)))
+
+    def hear(self, submission: str, speed: Speed) -> None:
+        """Called with a submission's speed before its first shard: says what the whole run should take."""
+        self._forecast.hear(submission, speed)
+        if submission not in self._waiting:
+            return
+        self._waiting.discard(submission)
+        mine = [shard for shard in self._left.values() if shard.submission == submission]
+        own = self._forecast.left(mine)
+        total = self._seconds_left()
+        if own is not None and total is not None:
+            self._say(
+                f"{submission}: {1 / speed.forward:.0f} images/s forward, "
+                f"{1 / (speed.forward + speed.backward):.0f} with gradient; its {len(mine)} shards should take about "
+                f"{duration(own)} of one worker; about {duration(total)} left in all"
+            )
 
     def failures(self) -> list[str]:
         """One line per distinct failure."""
@@ -78,7 +108,7 @@ class Progress:
             collected: dict[str, list[Example] | None] = {}
             for work in plan.work_of(manifest, candidate):
                 key, record = work.shard.task.key, store.find_record(results, work.shard)
-                if work.shard.task.kind == "cost":
+                if work.shard.task.kind in {"cost", "probe"}:
                     continue
                 known = collected.setdefault(key, [])
                 if record is None or plan.state(work, record) is not plan.State.DONE:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness import datasets, plan, store, suites
-from harness.attacks import ATTACKS
+from harness.attacks import Attack, find_attack
 from harness.datasets import Dataset
-from harness.engine import Settings
 from harness.errors import UnknownNameError, UserError
+from harness.executors.holder import Speed
 from harness.executors.local import LocalExecutor
 from harness.executors.shard_process import Job, failed_record
+from harness.forecast import mean_seconds
+from harness.outcome import Settings
 from harness.plan import Work
+from harness.probes import PROBES
 from harness.records import Candidate, Failure, Manifest, Record, Shard, Task, ThreatModel
 from harness.submission import Submission, discover, fits
 
@@ -38,6 +41,8 @@ class Request:
     seed: int = 0
     shard_size: int = plan.SHARD_SIZE
     workers: int = 1
+    implementation: str = "own"
+    """``own``, or ``reference`` for pyautoattack's members of AutoAttack."""
     settings: Settings = field(default_factory=Settings)
 
 
@@ -93,14 +98,23 @@ def select(request: Request) -> tuple[list[Submission], dict[str, UserError], li
 def _tasks(request: Request, submission: Submission, notes: list[str]) -> tuple[Task, ...]:
     suite = suites.load(request.suite)
     threats = request.threats or submission.card.threats
+
+    def find(name: str) -> Attack:
+        return find_attack(name, request.implementation)
+
     tasks = suites.expand(
-        suite, threats, implementation=lambda name: ATTACKS.get(name).implementation, only=request.only
+        suite,
+        threats,
+        implementation=lambda name: find(name).implementation,
+        only=request.only,
+        probe=PROBES.get,
+        defence=submission.card.defence,
     )
     kept: list[Task] = []
     for task in tasks:
         if task.attack:
-            ATTACKS.get(task.attack).check_params(task.params)
-        if task.threat is not None and task.threat.norm not in ATTACKS.get(task.attack).norms:
+            find(task.attack).check_params(task.params)
+        if task.attack and task.threat is not None and task.threat.norm not in find(task.attack).norms:
             note = f"{task.name} has no {task.threat.norm} form: left out"
             if note not in notes:
                 notes.append(note)
@@ -159,8 +173,13 @@ def prepare(request: Request) -> Prepared:
     return Prepared(runnable, data, works, specs, unusable, tuple(notes))
 
 
-def execute(prepared: Prepared, request: Request, report: Callable[[Record], None]) -> None:
-    """Run the shards that are left; ``report`` gets each record once it is on disk."""
+def execute(
+    prepared: Prepared,
+    request: Request,
+    report: Callable[[Record], None],
+    speed: Callable[[str, Speed], None] = lambda _name, _speed: None,
+) -> None:
+    """Run the shards that are left; ``report`` gets each record once it is on disk, ``speed`` each submission's."""
     jobs = [Job(work, prepared.specs[work.shard.submission]) for work in prepared.works]
     executor = LocalExecutor(
         root=request.results,
@@ -168,7 +187,7 @@ def execute(prepared: Prepared, request: Request, report: Callable[[Record], Non
         settings=request.settings,
         workers=max(1, min(request.workers, len(jobs))),
     )
-    executor.run(jobs, report)
+    executor.run(jobs, report, speed)
 
 
 def default_workers() -> int:
@@ -204,15 +223,4 @@ def standing(results: Path, manifest: Manifest) -> Standing:
             left.append(work.shard.task.key)
         if state is plan.State.FAILED and record is not None:
             failures.append(record)
-    return Standing(manifest, counts, tuple(failures), estimate(spent, left))
-
-
-def estimate(spent: Mapping[str, Sequence[float]], left: Sequence[str]) -> float | None:
-    """Seconds for the tasks in ``left``, each at its own mean so far, or at the mean of all where it has none."""
-    every = [seconds for values in spent.values() for seconds in values]
-    if not left:
-        return 0.0
-    if not every:
-        return None
-    overall = sum(every) / len(every)
-    return sum(sum(spent[key]) / len(spent[key]) if key in spent else overall for key in left)
+    return Standing(manifest, counts, tuple(failures), mean_seconds(spent, left))

@@ -47,6 +47,29 @@ def adversarial_path(root: Path, shard: Shard) -> Path:
     return record_path(root, shard).with_suffix(".adv.safetensors")
 
 
+def submissions(root: Path, dataset: str) -> list[str]:
+    """Folder names of the submissions that have records on ``dataset``."""
+    return sorted(path.name for path in (root / "records" / _slug(dataset)).glob("*") if path.is_dir())
+
+
+def spans_on_disk(root: Path, shard: Shard) -> list[tuple[int, int]]:
+    """Spans of records of ``shard``'s task that follow on each other and cover ``shard``; empty when some are missing.
+
+    Where several records begin at the same example, the longest that fits counts.
+    """
+    found: dict[int, int] = {}
+    for path in record_path(root, shard).parent.glob("*-*.parquet"):
+        start, stop = (int(part) for part in path.stem.split("-"))
+        if stop <= shard.stop:
+            found[start] = max(stop, found.get(start, 0))
+    spans: list[tuple[int, int]] = []
+    at = shard.start
+    while at < shard.stop and at in found:
+        spans.append((at, found[at]))
+        at = found[at]
+    return spans if at == shard.stop else []
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` so that a reader sees the old file or the whole new one, whenever the writer is killed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -98,7 +121,7 @@ def migrate(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _with_measurements(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 2 brought what probes measure, and counts gradients that were not finite; manifests stayed as they were."""
+    """Schema 2 brought what probes measure and counts gradients that were not finite; manifests stayed as they were."""
     added = {"measurements": {}, "nonfinite_gradients": 0} if "shard" in data else {}
     return data | added | {"schema": 2}
 

@@ -12,7 +12,7 @@ from safetensors.torch import load as unpack
 
 from harness import datasets, plan, store
 from harness.datasets import Dataset
-from harness.engine import classify, distance, within
+from harness.inspection import classify, distance, within
 from harness.errors import UnknownNameError, UserError
 from harness.models import ModelWorker, WorkerError, WorkerOptions
 from harness.plan import State, Work

@@ -2,19 +2,26 @@
 
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
-from harness.attacks.autoattack import NORMS as AUTOATTACK_NORMS
-from harness.attacks.autoattack import apgd_ce, apgd_t, fab_t, square
+from harness.attacks import autoattack
+from harness.attacks.apgd import NORMS as APGD_NORMS
+from harness.attacks.apgd import apgd, apgd_t
 from harness.attacks.deepfool import NORMS as DEEPFOOL_NORMS
 from harness.attacks.deepfool import deepfool
+from harness.attacks.fab import fab_t
 from harness.attacks.fgsm import NORMS as FGSM_NORMS
 from harness.attacks.fgsm import fgsm
+from harness.attacks.hyperplane import NORMS as FAB_NORMS
 from harness.attacks.pgd import NORMS as PGD_NORMS
 from harness.attacks.pgd import pgd
+from harness.attacks.square import NORMS as SQUARE_NORMS
+from harness.attacks.square import square
 from harness.errors import UserError
 from harness.registry import Registry
 
@@ -33,8 +40,9 @@ class Attack:
     """Norms it can be run in."""
     minimum_norm: bool = False
     """Ignores ``eps`` and returns the closest adversarial example it found, or ``x`` itself."""
-    whole_shard: bool = False
-    """Outcomes depend on which examples come together, so it is given all of a shard at once, and ``batch_size``."""
+    passes: Callable[[Mapping[str, Any], int], tuple[float, float]] = lambda _params, _classes: (1.0, 1.0)
+    """From parameters and number of classes to forward and backward passes for one image that survives: an estimate
+    of the work, for the time left; what really happened is counted."""
 
     @property
     def implementation(self) -> str:
@@ -50,23 +58,70 @@ class Attack:
 
     def check_params(self, params: Iterable[str]) -> None:
         """``UserError`` when the attack has no parameter of some name."""
-        known = set(inspect.signature(self.run).parameters) - {"model", "x", "y", "eps", "norm", "generator"}
+        known = set(inspect.signature(self.run).parameters) - _GIVEN
         for name in params:
             if name not in known:
                 raise UserError(f"{self.name}: expected parameters among {', '.join(sorted(known))}, got {name!r}")
 
 
+_GIVEN = {"model", "x", "y", "eps", "norm", "generator", "batch_size"}
+"""Arguments that every attack takes and that are not parameters of a recipe."""
+
 ATTACKS: Registry[Attack] = Registry("attack")
+"""Our own, by the names that suites use."""
+REFERENCES: Registry[Attack] = Registry("reference attack")
+"""The same attacks as computed by pyautoattack, for ``--implementation reference``."""
+
+
+def _steps(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
+    steps = float(params.get("steps", 100) * params.get("restarts", 1) * params.get("eot", 1))
+    return steps, steps
+
+
+def _targeted(params: Mapping[str, Any], classes: int) -> tuple[float, float]:
+    steps, _ = _steps(params, classes)
+    pairs = steps * min(params.get("targets", 9), classes - 1)
+    return pairs, pairs
+
+
+def _queries(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
+    return float(params.get("queries", 5000) * params.get("restarts", 1)), 0.0
+
+
+def _linearised(_params: Mapping[str, Any], classes: int) -> tuple[float, float]:
+    # Most images are across after three or four steps, each with a gradient for every other class.
+    return 4.0, 4.0 * min(9, classes - 1)
+
 
 for _attack in (
     Attack("fgsm", fgsm, "rampart-fgsm-1", FGSM_NORMS),
-    Attack("pgd", pgd, "rampart-pgd-1", PGD_NORMS),
-    Attack("deepfool", deepfool, "rampart-deepfool-1", DEEPFOOL_NORMS, minimum_norm=True),
-    Attack("apgd-ce", apgd_ce, "pyautoattack", AUTOATTACK_NORMS, whole_shard=True),
-    Attack("apgd-t", apgd_t, "pyautoattack", AUTOATTACK_NORMS, whole_shard=True),
-    Attack("fab-t", fab_t, "pyautoattack", AUTOATTACK_NORMS, whole_shard=True),
-    Attack("square", square, "pyautoattack", AUTOATTACK_NORMS, whole_shard=True),
+    Attack("pgd", pgd, "rampart-pgd-1", PGD_NORMS, passes=_steps),
+    Attack("deepfool", deepfool, "rampart-deepfool-1", DEEPFOOL_NORMS, minimum_norm=True, passes=_linearised),
+    Attack("apgd-ce", apgd, "rampart-apgd-1", APGD_NORMS, passes=_steps),
+    Attack("apgd-dlr", partial(apgd, loss="dlr"), "rampart-apgd-1", APGD_NORMS, passes=_steps),
+    Attack("apgd-t", apgd_t, "rampart-apgd-1", APGD_NORMS, passes=_targeted),
+    Attack("fab-t", fab_t, "rampart-fab-1", FAB_NORMS, passes=_targeted),
+    Attack("square", square, "rampart-square-1", SQUARE_NORMS, passes=_queries),
 ):
     ATTACKS.add(_attack.name, _attack)
 
+for _attack in (
+    Attack("apgd-ce", autoattack.apgd_ce, "pyautoattack", autoattack.NORMS, passes=_steps),
+    Attack("apgd-t", autoattack.apgd_t, "pyautoattack", autoattack.NORMS, passes=_targeted),
+    Attack("fab-t", autoattack.fab_t, "pyautoattack", autoattack.NORMS, passes=_targeted),
+    Attack("square", autoattack.square, "pyautoattack", autoattack.NORMS, passes=_queries),
+):
+    REFERENCES.add(_attack.name, _attack)
+
 ATTACKS.freeze()
+REFERENCES.freeze()
+
+
+def find_attack(name: str, implementation: str = "") -> Attack:
+    """The attack called ``name``, the reference's when ``implementation`` is ``reference`` or begins with its name.
+
+    ``UnknownNameError`` when there is none.
+    """
+    if implementation == "reference" or implementation.startswith("pyautoattack"):
+        return REFERENCES.get(name) if name in REFERENCES.names() else ATTACKS.get(name)
+    return ATTACKS.get(name)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from harness import store
 from harness.datasets import Dataset
-from harness.engine import Settings
 from harness.errors import ResultsError
+from harness.executors.holder import Speed
 from harness.executors.shard_process import LOST, Job, Reply, failed_record, serve
-from harness.plan import Work
+from harness.outcome import Settings
+from harness.plan import ANYWHERE, Work, upstream
 from harness.records import Failure, Record, Status
 
 STRIKES = 2
@@ -43,14 +44,18 @@ class _Queue:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)
-        self._open = {_place(job.work) for job in jobs}
+        self._open = Counter(place for job in jobs for place in self._places(job.work))
 
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @staticmethod
+    def _places(work: Work) -> tuple[Place, Place]:
+        """What ``work`` is waited for under: its own span, and the task as a whole."""
+        return _place(work), (work.shard.submission, work.shard.task.key, ANYWHERE)
+
     def _ready(self, job: Job) -> bool:
-        shard = job.work.shard
-        return all((shard.submission, key, shard.start) not in self._open for key in shard.task.after)
+        return not any(self._open[place] for place in upstream(job.work.shard))
 
     def take(self, submission: str, *, idle: bool) -> Job | None:
         """The next job, of ``submission`` if possible; cost jobs come last and only while all else is ``idle``."""
@@ -65,7 +70,7 @@ class _Queue:
 
     def finish(self, work: Work) -> None:
         """Let the jobs that wait for ``work`` go."""
-        self._open.discard(_place(work))
+        self._open.subtract(place for place in self._places(work) if self._open[place])
 
     def of(self, submission: str) -> list[Job]:
         """Remove and return every job of ``submission``."""
@@ -100,10 +105,10 @@ class LocalExecutor:
             slot.process.kill()
             slot.process.join()
 
-    def _receive(self, slot: _Slot) -> Reply:
+    def _receive(self, slot: _Slot) -> Reply | Speed:
         assert slot.job is not None
         try:
-            reply: Reply = slot.connection.recv()
+            reply: Reply | Speed = slot.connection.recv()
         except (EOFError, OSError):
             self._close(slot)
             failure = Failure("engine", f"the engine's process ended with exit code {slot.process.exitcode}")
@@ -133,8 +138,13 @@ class LocalExecutor:
             queue.finish(job.work)
             report(record)
 
-    def run(self, jobs: Sequence[Job], report: Callable[[Record], None]) -> None:
-        """Run every job; ``report`` gets each record as it is saved.
+    def run(
+        self,
+        jobs: Sequence[Job],
+        report: Callable[[Record], None],
+        speed: Callable[[str, Speed], None] = lambda _name, _speed: None,
+    ) -> None:
+        """Run every job; ``report`` gets each record as it is saved, ``speed`` how fast a submission is once known.
 
         ``ResultsError`` when a record cannot be written: the run stops there, and nothing already saved is lost.
         ``KeyboardInterrupt`` ends the processes and is passed on.
@@ -147,6 +157,9 @@ class LocalExecutor:
                 for connection in wait([slot.connection for slot in busy], timeout=1.0):
                     slot = next(slot for slot in busy if slot.connection is connection)
                     reply = self._receive(slot)
+                    if isinstance(reply, Speed):
+                        speed(slot.submission, reply)
+                        continue
                     if reply.write_error:
                         raise ResultsError(reply.write_error)
                     assert slot.job is not None

@@ -6,25 +6,27 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness import environment, store
 from harness.datasets import Dataset
-from harness.engine import Outcome, Settings, run_shard
+from harness.engine import run_shard
 from harness.errors import ResultsError
-from harness.models import Description, ModelWorker, WorkerError, WorkerOptions
+from harness.evidence import earlier_records, gather_evidence
+from harness.executors.holder import Holder, Speed, measure_speed
+from harness.models import WorkerError
+from harness.outcome import Outcome, Settings
 from harness.plan import Work
-from harness.records import Cost, Failure, Record, Shard, Status
+from harness.records import Cost, Failure, Record, Status
 
 LOST = frozenset({"died", "timeout", "memory"})
 """Kinds of failure after which the model's process is gone."""
-
-
-LOAD_TIMEOUT = 900.0
-"""Seconds a network may take to be built and to read its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -59,67 +61,43 @@ def save(root: Path, outcome: Outcome) -> Record:
     return record
 
 
-def earlier_records(root: Path, shard: Shard) -> list[Record]:
-    """Records on disk of the cascade members before ``shard``'s task; shorter than ``after`` when one is missing."""
-    found: list[Record] = []
-    for key in shard.task.after:
-        name = key.partition("@")[0]
-        record = store.find_record(root, replace(shard, task=replace(shard.task, name=name)))
-        if record is not None:
-            found.append(record)
-    return found
+def _run(job: Job, holder: Holder, dataset: Dataset, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
+    while True:
+        reply = _try(job, holder, dataset, root, tell)
+        failure = reply.record.failure
+        if failure is None or failure.kind != "memory":
+            return reply
+        x, _ = dataset.tensors(job.work.shard.start, job.work.shard.start + 1)
+        if not holder.halve(job.spec, x):
+            return reply
 
 
-class _Bench:
-    """The model worker of the submission at hand; replaced when another submission's turn comes or when it is lost."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._worker: ModelWorker | None = None
-        self._spec: dict[str, Any] | None = None
-        self._description: Description | None = None
-
-    def take(self, spec: dict[str, Any], *, loaded: bool) -> tuple[ModelWorker, Description | None]:
-        """The worker for ``spec``, started unless ``loaded`` is False; raises ``WorkerError`` when it cannot start."""
-        if self._worker is None or self._spec != spec:
-            self.drop()
-            options = WorkerOptions(
-                device=self._settings.device,
-                threads=self._settings.threads,
-                memory_limit=self._settings.memory_limit,
-            )
-            self._worker, self._spec = ModelWorker(spec, options), spec
-        if loaded and self._description is None:
-            self._description = self._worker.start(min(LOAD_TIMEOUT, self._settings.shard_timeout))
-        return self._worker, self._description
-
-    def drop(self) -> None:
-        """End the worker."""
-        if self._worker is not None:
-            self._worker.close()
-        self._worker = self._description = self._spec = None
-
-
-def _run(job: Job, bench: _Bench, dataset: Dataset, root: Path, settings: Settings) -> Reply:
+def _try(job: Job, holder: Holder, dataset: Dataset, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
     shard = job.work.shard
-    is_cost = shard.task.kind == "cost"
+    kind = shard.task.kind
     try:
-        worker, description = bench.take(job.spec, loaded=not is_cost)
+        worker, description = holder.take(job.spec, loaded=kind != "cost")
     except WorkerError as error:
-        bench.drop()
-        record = failed_record(job.work, Failure(error.kind, f"could not be loaded: {error}"), settings)
+        holder.drop()
+        record = failed_record(
+            job.work, Failure(error.kind, f"could not be loaded: {error}"), holder.settings(job.spec)
+        )
         return Reply(save(root, Outcome(record)), load_failed=True)
+    if kind != "cost" and tell is not None:
+        with contextlib.suppress(WorkerError):
+            tell(measure_speed(worker, dataset.tensors(shard.start, shard.start + 1)[0], holder.settings(job.spec)))
     outcome = run_shard(
         job.work,
         dataset=dataset,
         worker=worker,
         description=description,
-        earlier=earlier_records(root, shard),
-        settings=settings,
+        earlier=earlier_records(root, shard) if kind == "attack" else (),
+        evidence=gather_evidence(root, job.work) if kind == "probe" else None,
+        settings=holder.settings(job.spec),
     )
-    failure = outcome.record.failure
-    if is_cost or (failure is not None and failure.kind != "upstream"):
-        bench.drop()
+    ended = outcome.record.failure
+    if kind == "cost" or (ended is not None and ended.kind != "upstream"):
+        holder.drop()
     return Reply(save(root, outcome))
 
 
@@ -148,20 +126,25 @@ def _follow_parent(parent: int) -> None:
 
 def serve(connection: Connection, parent: int, dataset: Dataset, root: str, settings: Settings) -> None:
     """Answer jobs until the pipe closes; runs in a process of its own."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _follow_parent(parent)
     # Idle OpenMP threads of the engine would spin on the cores that the model worker needs.
     torch.set_num_threads(1)
-    bench = _Bench(settings)
+    holder = Holder(settings)
+    told: set[str] = set()
+
+    def tell(speed: Speed) -> None:
+        connection.send(speed)
+
     with contextlib.suppress(EOFError, OSError, BrokenPipeError):
         while True:
             job = connection.recv()
+            name = job.work.shard.submission
             try:
-                reply = _run(job, bench, dataset, Path(root), settings)
+                reply = _run(job, holder, dataset, Path(root), None if name in told else tell)
             except ResultsError as error:
                 record = failed_record(job.work, Failure("disk", str(error)), settings)
                 reply = Reply(record, write_error=str(error))
+            told.add(name)
             connection.send(reply)
-    bench.drop()
+    holder.drop()

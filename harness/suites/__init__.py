@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.errors import UnknownNameError, UserError
 from harness.records import Task, ThreatModel
 
 _HERE = Path(__file__).parent
-_FIELDS = {"name", "kind", "attack", "cascade", "params"}
+_FIELDS = {"name", "kind", "attack", "cascade", "params", "defences"}
+_KINDS = {"attack", "clean", "cost", "probe"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,13 @@ def load(name: str) -> Suite:
             raise UserError(f"{where}: name: expected a name no other task has, got {entry.get('name')!r}")
         seen.add(entry["name"])
         kind = entry.get("kind", "attack")
-        if kind not in {"attack", "clean", "cost"}:
-            raise UserError(f"{where}: kind: expected attack, clean or cost, got {kind!r}")
+        if kind not in _KINDS:
+            raise UserError(f"{where}: kind: expected attack, clean, cost or probe, got {kind!r}")
         if kind == "attack" and not isinstance(entry.get("attack"), str):
             raise UserError(f"{where}: attack: expected the name of an attack, got {entry.get('attack')!r}")
+        kinds = entry.get("defences", [])
+        if not isinstance(kinds, list) or not all(isinstance(item, str) for item in kinds):
+            raise UserError(f"{where}: defences: expected a list of defence kinds, got {kinds!r}")
         if not isinstance(entry.get("params", {}), dict):
             raise UserError(f"{where}: params: expected a table, got {entry['params']!r}")
     return Suite(path.stem, str(data.get("description", "")), tuple(entries))
@@ -78,51 +82,132 @@ def _resolve(value: object, threat: ThreatModel) -> object:
     return float(exact)
 
 
+class Probes(Protocol):
+    """What a suite needs to know of a probe."""
+
+    @property
+    def implementation(self) -> str:
+        """Name and version."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Probes it reads."""
+        ...
+
+    @property
+    def reads_attacks(self) -> bool:
+        """Whether it belongs to a threat model."""
+        ...
+
+
 def expand(
     suite: Suite,
     threats: Sequence[ThreatModel],
     *,
     implementation: Callable[[str], str],
     only: Sequence[str] = (),
+    probe: Callable[[str], Probes] | None = None,
+    defence: str = "static",
 ) -> tuple[Task, ...]:
     """The tasks of ``suite`` for every threat model, in the order they run.
 
-    ``implementation`` names who computes an attack and raises ``UnknownNameError`` for one that does not exist.
-    ``only`` keeps the named tasks (and ``clean``); a cascade member brings the members before it along.
+    ``implementation`` names who computes an attack, ``probe`` describes one; both raise ``UnknownNameError`` for one
+    that does not exist; without ``probe`` no probe is planned. ``only`` keeps the named tasks (and ``clean``); a
+    cascade member brings the members before it along, a probe the probes it needs. Entries that name ``defences`` are
+    for submissions of that kind only.
     """
+    entries = [entry for entry in suite.entries if defence in entry.get("defences", (defence,))]
+    wanted = _wanted(suite, entries, only, probe)
+    tasks = [
+        Task(name=entry["name"], kind="clean", implementation="rampart-clean-1")
+        for entry in entries
+        if entry["name"] in wanted and _kind(entry) == "clean"
+    ]
+    attacks = [entry for entry in entries if entry["name"] in wanted and _kind(entry) == "attack"]
+    probes = [entry for entry in entries if entry["name"] in wanted and _kind(entry) == "probe"] if probe else []
+    for threat in threats:
+        tasks += _attacks(attacks, threat, implementation)
+    if probe:
+        tasks += _probes(probes, threats, tasks, probe)
+    tasks += [
+        Task(name=entry["name"], kind="cost", implementation="rampart-cost-1")
+        for entry in entries
+        if entry["name"] in wanted and _kind(entry) == "cost"
+    ]
+    return tuple(tasks)
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    return str(entry.get("kind", "attack"))
+
+
+def _wanted(
+    suite: Suite, entries: Sequence[dict[str, Any]], only: Sequence[str], probe: Callable[[str], Probes] | None
+) -> set[str]:
+    """Names of the entries that run when ``only`` is asked for."""
     known = [entry["name"] for entry in suite.entries]
     for name in only:
         if name not in known:
             raise UnknownNameError("attack", name, known)
     wanted = set(only) | {"clean"} if only else set(known)
-    for entry in suite.entries:
-        if entry["name"] in wanted and entry.get("cascade"):
-            members = [item["name"] for item in suite.entries if item.get("cascade") == entry["cascade"]]
+    for entry in reversed(entries):
+        if entry["name"] not in wanted:
+            continue
+        if entry.get("cascade"):
+            members = [item["name"] for item in entries if item.get("cascade") == entry["cascade"]]
             wanted |= set(members[: members.index(entry["name"])])
+        if _kind(entry) == "probe" and probe:
+            wanted |= set(probe(entry["name"]).needs)
+    return wanted
+
+
+def _attacks(
+    entries: Sequence[dict[str, Any]], threat: ThreatModel, implementation: Callable[[str], str]
+) -> list[Task]:
     tasks: list[Task] = []
-    for entry in suite.entries:
-        if entry["name"] in wanted and entry.get("kind", "attack") == "clean":
-            tasks.append(Task(name=entry["name"], kind="clean", implementation="rampart-clean-1"))
-    for threat in threats:
-        members_so_far: dict[str, tuple[str, ...]] = {}
-        for entry in suite.entries:
-            if entry["name"] not in wanted or entry.get("kind", "attack") != "attack":
-                continue
-            cascade = entry.get("cascade", "")
-            task = Task(
-                name=entry["name"],
-                kind="attack",
-                attack=entry["attack"],
-                params={key: _resolve(value, threat) for key, value in entry.get("params", {}).items()},
-                threat=threat,
-                implementation=implementation(entry["attack"]),
-                cascade=cascade,
-                after=members_so_far.get(cascade, ()) if cascade else (),
+    members_so_far: dict[str, tuple[str, ...]] = {}
+    for entry in entries:
+        cascade = entry.get("cascade", "")
+        task = Task(
+            name=entry["name"],
+            kind="attack",
+            attack=entry["attack"],
+            params={key: _resolve(value, threat) for key, value in entry.get("params", {}).items()},
+            threat=threat,
+            implementation=implementation(entry["attack"]),
+            cascade=cascade,
+            after=members_so_far.get(cascade, ()) if cascade else (),
+        )
+        if cascade:
+            members_so_far[cascade] = (*task.after, task.key)
+        tasks.append(task)
+    return tasks
+
+
+def _probes(
+    entries: Sequence[dict[str, Any]],
+    threats: Sequence[ThreatModel],
+    tasks: Sequence[Task],
+    probe: Callable[[str], Probes],
+) -> list[Task]:
+    """Probes in the suite's order; those that read attacks once per threat model."""
+    planned: list[Task] = []
+    for entry in entries:
+        info = probe(entry["name"])
+        for threat in threats if info.reads_attacks else (None,):
+            read = [
+                task.key for task in tasks if task.kind == "clean" or (info.reads_attacks and task.threat == threat)
+            ]
+            read += [task.key for task in planned if task.name in info.needs and task.threat in {None, threat}]
+            planned.append(
+                Task(
+                    name=entry["name"],
+                    kind="probe",
+                    params=entry.get("params", {}),
+                    threat=threat,
+                    implementation=info.implementation,
+                    after=tuple(read),
+                )
             )
-            if cascade:
-                members_so_far[cascade] = (*task.after, task.key)
-            tasks.append(task)
-    for entry in suite.entries:
-        if entry["name"] in wanted and entry.get("kind") == "cost":
-            tasks.append(Task(name=entry["name"], kind="cost", implementation="rampart-cost-1"))
-    return tuple(tasks)
+    return planned
