@@ -8,7 +8,9 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -19,6 +21,21 @@ ATTEMPTS = 3
 
 _BLOCK = 1 << 20
 _ZIP_END = b"PK\x05\x06"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that somebody else publishes."""
+
+    url: str
+    target: Path
+    """Where it is kept, whether downloaded or placed by hand."""
+    page: str = ""
+    """Where a person gets it, when that is another address."""
+
+
+class WebPageError(Exception):
+    """A server sent a page for a person where a file was asked for; the text says what the page is about."""
 
 
 def file_sha256(path: Path) -> str:
@@ -119,6 +136,9 @@ def _receive(url: str, part: Path, *, timeout: float) -> None:
     if have:
         request.add_header("Range", f"bytes={have}-")
     with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+        if str(answer.headers.get("Content-Type", "")).startswith("text/html"):
+            # Before anything is written: what was received earlier is worth keeping.
+            raise WebPageError(_page_says(answer.read(_BLOCK)))
         goes_on = answer.status == http.client.PARTIAL_CONTENT
         if goes_on and not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
             raise http.client.HTTPException("the server sent another part of the file than the one asked for")
@@ -132,6 +152,18 @@ def _receive(url: str, part: Path, *, timeout: float) -> None:
             os.fsync(file.fileno())
     if announced is not None and announced.isdigit() and received < int(announced):
         raise http.client.HTTPException(f"the connection ended after {received:,} of {int(announced):,} bytes")
+
+
+def _page_says(content: bytes) -> str:
+    """What a web page that came instead of a file is about."""
+    text = content.decode("utf-8", "replace").lower()
+    if "quota exceeded" in text or "too many users" in text:
+        return "a Google Drive error page came: too many downloads of this file, try again in a day"
+    if "servicelogin" in text or "sign in" in text or "you need access" in text:
+        return "a sign-in page came: the file is not public"
+    if "virus scan" in text:
+        return "a Google Drive warning page came instead of the file"
+    return "a web page (HTML) came instead of the file"
 
 
 def _reason(error: Exception) -> str:
@@ -186,9 +218,85 @@ def fetch(url: str, sha256: str, *, where: str, timeout: float = 30.0) -> Path:
                     f"{where}: expected {url} with sha256 {sha256}, got {got}{f': {reason}' if reason else ''}"
                 )
             os.replace(part, target)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, WebPageError) as error:
         raise CheckpointError(
             f"{where}: {url} could not be downloaded ({_reason(error)}): run the same command again to go on, "
             f"or get the file elsewhere and place it at {target}"
         ) from None
     return target
+
+
+def _record(target: Path) -> Path:
+    """Where the size and sha256 of a file are kept that no card pins."""
+    return target.with_name(f"{target.name}.json")
+
+
+def _known(source: Source, *, where: str) -> str:
+    """sha256 of a file that is there, recorded when it is first seen; it must stay what it was then."""
+    target, record = source.target, _record(source.target)
+    got = file_sha256(target)
+    try:
+        recorded = str(json.loads(record.read_text())["sha256"]) if record.exists() else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        recorded = ""
+    if recorded == got:
+        return got
+    reason = damage(target)
+    if recorded:
+        hint = reason or f"if it is meant to be another file now, delete {record}"
+        raise CheckpointError(f"{where}: expected {target} with the recorded sha256 {recorded}, got {got}: {hint}")
+    if reason:
+        raise CheckpointError(f"{where}: {target}: {reason}; delete it")
+    note = {
+        "url": source.url, "sha256": got, "size": target.stat().st_size,
+        "first_seen": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    partial = record.with_name(f"{record.name}.part")
+    partial.write_text(json.dumps(note, indent=1) + "\n")
+    os.replace(partial, record)
+    return got
+
+
+def _bring(source: Source, *, timeout: float) -> None:
+    """Download ``source`` to its place; what comes must not be damaged as far as its bytes tell."""
+    target = source.target
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(target.with_name(f"{target.name}.lock")):
+        if target.exists():
+            return
+        resumed = part.exists()
+        _download(source.url, part, timeout=timeout)
+        reason = damage(part)
+        if reason and resumed:
+            part.unlink()
+            _download(source.url, part, timeout=timeout)
+            reason = damage(part)
+        if reason:
+            part.unlink()
+            raise WebPageError(reason)
+        os.replace(part, target)
+
+
+def obtain(sources: Sequence[Source], *, where: str, timeout: float = 30.0) -> tuple[str, ...]:
+    """sha256 of each of the files of one model, downloaded into the cache unless they are there.
+
+    Nobody pins these files: size and sha256 are recorded beside a file when it is first seen, and it must stay that
+    file. ``timeout`` is the most seconds without an answer. One ``CheckpointError`` says which file could not be
+    fetched, from where and why, and how to place all that are missing by hand.
+    """
+    for source in sources:
+        try:
+            if not source.target.exists():
+                _bring(source, timeout=timeout)
+        except (OSError, http.client.HTTPException, WebPageError) as error:
+            missing = [item for item in sources if not item.target.exists()]
+            by_hand = "; ".join(f"get {item.page or item.url} and place it at {item.target}" for item in missing)
+            raise CheckpointError(
+                f"{where}: {source.url} could not be downloaded ({_reason(error)}): run the same command again to go "
+                f"on, or by hand: {by_hand}"
+            ) from None
+    try:
+        return tuple(_known(source, where=where) for source in sources)
+    except OSError as error:
+        raise CheckpointError(f"{where}: {error.filename}: {error.strerror or error}") from None

@@ -1,5 +1,6 @@
 """Submissions: folders with a card, found and checked without running anything in them. No torch."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from harness.submission.card import CARD, Card, fits, read_card
 from harness.submission.explain import shown
 from harness.submission.values import FAMILIES, RESERVED, submission_id
 from harness.submission.values import dataset as known_dataset
+from harness.zoo import adapters, module_of, split
 
 __all__ = ["CARD", "Card", "Discovery", "Submission", "create", "default_roots", "discover", "fits", "read"]
 
@@ -43,22 +45,52 @@ class Submission:
         if given.url is not None:
             where = f"{self.folder / CARD}: checkpoint.url"
             return checkpoints.fetch(given.url, given.sha256, where=where), where
-        assert given.file is not None
-        return self.folder / given.file, f"{self.folder / CARD}: checkpoint.file"
+        return (
+            (None, "") if given.file is None else (self.folder / given.file, f"{self.folder / CARD}: checkpoint.file")
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What identifies somebody else's model beside the entry."""
+        card = self.card
+        return adapters.facts(
+            card.entry, dataset=card.datasets[0], norm=card.threats[0].norm, classes=card.classes, kwargs=card.kwargs
+        )
+
+    def _published(self) -> list[dict[str, str]]:
+        """Path and sha256 of each published file of somebody else's model; downloaded unless they are there."""
+        given = self.card.checkpoint
+        if split(self.card.entry)[0] not in adapters.PACKAGES or (given and (given.file or given.url)):
+            return []
+        adapters.versions(self.card.entry)
+        where = f"{self.folder / CARD}: entry"
+        try:
+            wanted = adapters.published(self.card.entry, self._facts())
+        except UserError as error:
+            raise CardError(f"{where}: {error}") from None
+        found = checkpoints.obtain(wanted, where=where)
+        return [{"path": str(item.target), "sha256": digest} for item, digest in zip(wanted, found, strict=True)]
 
     def checkpoint_sha256(self) -> str:
-        """sha256 of the checkpoint, "" when there is none.
+        """sha256 of the checkpoint, "" when there is none; of several files, of their sha256s one after the other.
 
         ``CheckpointError`` when the file is missing, is not the one the card promises, or cannot be downloaded.
         """
+        given, published = self.card.checkpoint, [item["sha256"] for item in self._published()]
+        if published:
+            got = published[0] if len(published) == 1 else hashlib.sha256("".join(published).encode()).hexdigest()
+            if given is not None and got != given.sha256:
+                raise CheckpointError(
+                    f"{self.folder / CARD}: checkpoint.sha256: expected weights of {given.sha256}, got {got}"
+                )
+            return got
         path, where = self._checkpoint()
-        if path is None or self.card.checkpoint is None:
+        if path is None or given is None:
             return ""
-        checkpoints.check(path, self.card.checkpoint.sha256, where=where)
-        return self.card.checkpoint.sha256
+        checkpoints.check(path, given.sha256, where=where)
+        return given.sha256
 
     def source_sha256(self) -> str:
-        """sha256 of the code and of the card's fields that change the network.
+        """sha256 of the code and of the card's fields that change the network; of a known model's code, its version.
 
         The code is every Python file of the folder and every module of the submission's own that these or the entry
         import. ``CardError`` when the entry's module is not found.
@@ -70,7 +102,9 @@ class Submission:
             "key": given.key if given else None,
             "strip_prefix": given.strip_prefix if given else None,
         }
-        place = card.entry.rpartition(":")[0]
+        if split(card.entry)[0]:
+            settings |= {"facts": self._facts(), "packages": adapters.versions(card.entry)}
+        place = module_of(card.entry)
         module = "" if place.endswith(".py") else place
         try:
             files = sources.source_files(self.folder, module, self.search)
@@ -85,7 +119,13 @@ class Submission:
         """Everything a model worker needs to build the network, as plain data; ``CheckpointError`` as above."""
         path, _ = self._checkpoint()
         given = self.card.checkpoint
-        return {
+        more: dict[str, Any] = {}
+        if split(self.card.entry)[0] in adapters.PACKAGES:
+            files = self._published()
+            if path is not None and given is not None and split(self.card.entry)[0] == "robustbench":
+                files = [{"path": str(path), "sha256": given.sha256}]
+            more = self._facts() | {"files": files}
+        return more | {
             "id": self.id,
             "folder": str(self.folder),
             "search": [str(place) for place in self.search],
@@ -140,7 +180,7 @@ def read(folder: Path, root: Path) -> Submission:
     card = read_card(path, hint=lambda data: _sha256_hint(folder, data))
     if card.id != folder.name:
         raise CardError(f"{path}: id: expected the folder's name {folder.name!r}, got {card.id!r}")
-    place = card.entry.rpartition(":")[0]
+    place = module_of(card.entry)
     if place.endswith(".py"):
         file = folder / place
         if not file.resolve().is_relative_to(folder.resolve()):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+import harness.submission.known as known  # noqa: PLR0402 - the package itself imports this file
 import harness.submission.values as values  # noqa: PLR0402 - the package itself imports this file
 from harness.errors import CardError
 from harness.records import ThreatModel
@@ -57,7 +58,7 @@ class Checkpoint(Table):
     """Where the weights are."""
 
     file: Annotated[str, AfterValidator(values.inner_path)] | None = None
-    """Path inside the submission's folder."""
+    """Path inside the submission's folder; with neither this nor ``url``: the published weights of a known model."""
     url: Annotated[str, AfterValidator(values.url)] | None = None
     """Address they are downloaded from, once."""
     sha256: Annotated[str, AfterValidator(values.sha256)]
@@ -69,8 +70,8 @@ class Checkpoint(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.file is None) == (self.url is None):
-            raise ValueError(f"expected either file or url, got {'neither' if self.file is None else 'both'}")
+        if self.file is not None and self.url is not None:
+            raise ValueError("expected either file or url, got both")
         return self
 
 
@@ -105,13 +106,15 @@ class Card(Table):
     dataset: Annotated[Datasets, _ONE_OR_MORE, _LISTED, AfterValidator(values.datasets)]
     """What the network is made for: one of ``FAMILIES`` or a list of them."""
     entry: Annotated[str, AfterValidator(values.entry)]
-    """What builds the network: ``model.py:build`` or ``package.module:function``."""
+    """What builds the network, e.g. ``model.py:build``, or names it (``harness.zoo.FORMS``)."""
     threat_models: Threats
     kwargs: Annotated[dict[str, Any], AfterValidator(values.keywords)] = Field(default_factory=dict)
     """Keyword arguments for the entry."""
     checkpoint: Checkpoint | None = None
-    """Absent: the entry returns the finished network."""
+    """Absent: the entry returns the finished network, or its published weights are meant."""
     authors: Annotated[tuple[Line, ...], _LISTED] = ()
+    architecture: Line | None = None
+    """As its authors name it."""
     paper: Line | None = None
     """Address of the paper."""
     venue: Line | None = None
@@ -128,6 +131,17 @@ class Card(Table):
     contact: Line | None = None
     supersedes: Annotated[str, AfterValidator(values.submission_id)] | None = None
     """Id of the submission that this one replaces."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = self.checkpoint
+        wrong = known.problem(
+            self.entry, datasets=self.dataset, kwargs=self.kwargs,
+            checkpoint=None if given is None else given.model_dump(exclude_none=True),
+        )  # fmt: skip
+        if wrong:
+            raise ValueError(wrong)
+        return self
 
     @property
     def datasets(self) -> tuple[str, ...]:

@@ -99,6 +99,7 @@ def _problem(error: ErrorDetails, card: type[BaseModel]) -> str:
 def explain(error: ValidationError, card: type[BaseModel]) -> str:
     """Every problem (or the first few), unknown fields first, as ``field: expected X, got Y``, joined by semicolons."""
     errors = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
-    found = [f"{path_of(item['loc'])}: {_problem(item, card)}" for item in errors]
+    # A problem of the card as a whole names its field itself.
+    found = [": ".join(filter(None, (path_of(item["loc"]), _problem(item, card)))) for item in errors]
     rest = f"; and {len(found) - MOST} more" if len(found) > MOST else ""
     return "; ".join(found[:MOST]) + rest

@@ -13,17 +13,17 @@ from pathlib import PurePosixPath, PureWindowsPath
 from harness.errors import UnknownNameError, UserError
 from harness.records import ThreatModel
 from harness.submission.explain import shown
+from harness.zoo import grammar
 
-FAMILIES: Mapping[str, int | None] = {"cifar10": 10, "cifar100": 100, "npz": None}
+FAMILIES: Mapping[str, int | None] = {"cifar10": 10, "cifar100": 100, "mnist": 10, "svhn": 10, "npz": None}
 """Data sets a card may name, with their classes; ``npz`` is for a network made for no registered data set."""
 
 RESERVED = frozenset({"architectures", "recipes"})
 """Folder names beside submissions that are not submissions."""
 
 ENTRIES = "'model.py:build' (a file in the submission's folder) or 'package.module:function'"
-"""The forms of an entry that are supported."""
+"""The forms of an entry that builds a network; ``harness.zoo.FORMS`` has the others."""
 
-_LATER = ("robustbench", "timm", "hf")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _EPS = re.compile(r"\d{1,9}(/\d{1,9})?|\d{0,9}\.\d{1,15}")
 
@@ -67,17 +67,21 @@ def inner_path(value: str) -> str:
 
 
 def entry(value: str) -> str:
-    """What builds the network: a function in a file of the folder or in a package."""
-    scheme = value.partition(":")[0]
-    if scheme in _LATER:
-        raise ValueError(f"expected {ENTRIES}, got {shown(value)}: {scheme!r} entries are not supported yet")
-    place, _, function = value.rpartition(":")
+    """What builds the network, or names it: a function in a file of the folder or in a package, or a known model."""
+    wrong = grammar.problem(value)
+    if wrong:
+        raise ValueError(wrong)
+    kind, named = grammar.split(value)
+    if kind not in {"", "callable"}:
+        return value
+    place, _, function = named.rpartition(":")
     if place.endswith(".py"):
         inner_path(place)
     if not function.isidentifier() or not (
         place.endswith(".py") or all(part.isidentifier() for part in place.split("."))
     ):
-        raise ValueError(f"expected {ENTRIES}, got {shown(value)}")
+        others = f"; a known model is {', '.join(grammar.EXAMPLES)}" if not kind else ""
+        raise ValueError(f"expected {grammar.FORMS.get(kind, ENTRIES)}, got {shown(value)}{others}")
     return value
 
 

@@ -18,21 +18,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import CheckpointError
-from harness.worker.weights import few, is_out_of_memory, misfit, one_line, read_state
+from harness.errors import CheckpointError, UserError
+from harness.worker import entries
+from harness.worker.entries.functions import Function
+from harness.worker.entries.state import LoadError, load_strictly
+from harness.worker.weights import few, is_out_of_memory, one_line, read_state
+from harness.zoo import FORMS, module_of, split
 
 __all__ = ["LoadError", "build", "describe_exception", "is_out_of_memory", "load", "seed_all"]
 
 _OURS = str(Path(__file__).parent)
 _folders: list[str] = []
-
-
-class LoadError(Exception):
-    """A submission that cannot be loaded; ``kind`` is ``checkpoint``, ``contract`` or ``raised``, the text one line."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 def _place(error: BaseException, folders: Sequence[str]) -> str:
@@ -70,7 +66,7 @@ def _put_on_path(spec: Mapping[str, Any]) -> None:
     for folder in reversed(spec.get("search", ())):
         if folder not in sys.path:
             sys.path.insert(0, str(folder))
-    if spec["entry"].partition(":")[0].endswith(".py"):
+    if module_of(spec["entry"]).endswith(".py"):
         folder = str(spec["folder"])
         sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
         _folders.append(folder)
@@ -78,11 +74,11 @@ def _put_on_path(spec: Mapping[str, Any]) -> None:
 
 def _import(spec: Mapping[str, Any]) -> tuple[ModuleType, str, str]:
     """The entry's module, its name for a person, and the name of the function."""
-    source, colon, function = str(spec["entry"]).partition(":")
+    kind, named = split(str(spec["entry"]))
+    source, colon, function = named.partition(":")
     if not colon or not source or not function.isidentifier():
-        raise LoadError(
-            "contract", f"entry: expected 'model.py:build' or 'package.module:function', got {spec['entry']!r}"
-        )
+        form = FORMS.get(kind, "'model.py:build' or 'package.module:function'")
+        raise LoadError("contract", f"entry: expected {form}, got {spec['entry']!r}")
     try:
         if not source.endswith(".py"):
             return importlib.import_module(source), source, function
@@ -120,20 +116,30 @@ def _entry(spec: Mapping[str, Any]) -> tuple[Callable[..., object], str]:
     return function, f"{source}:{name}"
 
 
-def build(spec: Mapping[str, Any]) -> nn.Module:
-    """Call the entry with the card's kwargs; ``LoadError`` unless it returns an ``nn.Module``."""
-    _put_on_path(spec)
-    function, name = _entry(spec)
+def _called(function: Callable[..., object], name: str, spec: Mapping[str, Any], images: int = 0) -> dict[str, Any]:
+    """The card's kwargs, which must fit ``function`` together with ``images`` positional arguments."""
     kwargs = dict(spec.get("kwargs") or {})
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        signature = None
-    if signature is not None:
-        try:
-            signature.bind(**kwargs)
-        except TypeError as error:
-            raise LoadError("contract", f"kwargs: {name}{one_line(str(signature), 160)}: {error}") from error
+        return kwargs
+    try:
+        signature.bind(*[None] * images, **kwargs)
+    except TypeError as error:
+        raise LoadError("contract", f"kwargs: {name}{one_line(str(signature), 160)}: {error}") from error
+    return kwargs
+
+
+def build(spec: Mapping[str, Any]) -> nn.Module:
+    """Call the entry with the card's kwargs; ``LoadError`` unless it returns an ``nn.Module``.
+
+    A ``callable`` entry is not called but becomes the network.
+    """
+    _put_on_path(spec)
+    function, name = _entry(spec)
+    if split(spec["entry"])[0] == "callable":
+        return Function(function, _called(function, name, spec, images=1))
+    kwargs = _called(function, name, spec)
     try:
         network = function(**kwargs)
     except MemoryError:
@@ -171,25 +177,38 @@ def _seeded(value: int) -> Iterator[None]:
                 numpy.random.set_state(array)
 
 
+def _outside(spec: Mapping[str, Any]) -> nn.Module:
+    """The finished network of an entry that names somebody else's model."""
+    kind, _ = split(spec["entry"])
+    try:
+        return entries.LOADERS[kind](spec)
+    except (LoadError, MemoryError):
+        raise
+    except CheckpointError as error:
+        raise LoadError("checkpoint", str(error)) from error
+    except UserError as error:
+        raise LoadError("contract", str(error)) from error
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise
+        raise LoadError("raised", f"{spec['entry']} raised {describe_exception(error, spec)}") from error
+
+
 def load(spec: Mapping[str, Any]) -> nn.Module:
     """Build the network of ``spec``, load its checkpoint strictly, and leave it frozen in eval mode, on the processor.
 
     ``spec`` is what ``Submission.spec()`` returns: id, folder, search (folders for ``sys.path``), entry, kwargs,
-    checkpoint (a path or None), checkpoint_sha256, key, strip_prefix. Weights that ``build`` draws at random are the
+    checkpoint (a path or None), checkpoint_sha256, key, strip_prefix; for somebody else's model also what
+    ``Submission.spec`` adds. Weights that ``build`` draws at random are the
     same every time. Raises ``LoadError``.
     """
     with _seeded(0):
-        network = build(spec)
-    if spec.get("checkpoint"):
+        network = _outside(spec) if split(spec["entry"])[0] in entries.LOADERS else build(spec)
+    if spec.get("checkpoint") and split(spec["entry"])[0] == "":
         try:
-            state = read_state(spec)
+            load_strictly(network, read_state(spec), Path(spec["checkpoint"]))
         except CheckpointError as error:
             raise LoadError("checkpoint", str(error)) from error
-        try:
-            network.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            message = f"checkpoint {spec['checkpoint']} does not fit the network: {misfit(network, state, error)}"
-            raise LoadError("checkpoint", message) from error
     try:
         return network.eval().requires_grad_(False)
     except BaseException as error:

@@ -76,9 +76,8 @@ def _damaged(path: Path, content: bytes, written_by: str, error: Exception) -> s
     )
 
 
-def read_state(spec: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of the spec's checkpoint, read from exactly the bytes whose sha256 was checked."""
-    path = Path(spec["checkpoint"])
+def read_bytes(path: Path, expected: str) -> bytes:
+    """A checkpoint's bytes, whose sha256 is ``expected`` unless that is empty. ``CheckpointError``."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -86,12 +85,22 @@ def read_state(spec: Mapping[str, Any]) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()
-    expected = spec.get("checkpoint_sha256") or ""
     if expected and digest != expected.lower():
         # A web page or a cut-off download explains a wrong hash better than the hash itself.
         _parse(path, content)
         raise CheckpointError(f"checkpoint {path}: expected sha256 {expected}, got {digest}")
-    state = _parse(path, content)
+    return content
+
+
+def read_object(path: Path, expected: str) -> object:
+    """What a checkpoint holds, read from exactly the bytes whose sha256 was checked; code in it is never run."""
+    return _parse(path, read_bytes(path, expected))
+
+
+def read_state(spec: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the spec's checkpoint. ``CheckpointError`` when the file does not hold one."""
+    path = Path(spec["checkpoint"])
+    state = read_object(path, spec.get("checkpoint_sha256") or "")
     key = spec.get("key") or ""
     if key:
         if not isinstance(state, Mapping) or key not in state:
