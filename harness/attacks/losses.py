@@ -38,3 +38,35 @@ def input_gradient(loss: Tensor, x: Tensor, *, wanted: Tensor | None = None, ret
     weights = torch.ones_like(loss) if wanted is None else wanted.to(loss.dtype)
     (grad,) = torch.autograd.grad(loss, x, weights, retain_graph=retain_graph, allow_unused=True)
     return torch.zeros_like(x) if grad is None else grad
+
+
+def difference(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """Logit of the target minus the logit of ``y``, (N,); ``targets`` is int64 (N,)."""
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio of every row, (N,): the margin over the largest logit's lead on the third.
+
+    It is above 0 once misclassified (arXiv 2003.01690, equation 6). It needs three classes: with two it is the margin.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    top = logits.topk(3, 1).values
+    return margin(logits, y) / _spread(top[:, 0] - top[:, 2])
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """Targeted difference of logits ratio, (N,): ``difference`` over the largest logit's lead on the third and fourth.
+
+    Their mean counts (arXiv 2003.01690, equation 7). It needs four classes: with fewer it is the difference.
+    """
+    if logits.shape[1] < 4:
+        return difference(logits, y, targets)
+    top = logits.topk(4, 1).values
+    return difference(logits, y, targets) / _spread(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """``values`` kept from 0, and small ones as they are: the ratio does not depend on the logits' scale."""
+    return values.clamp_min(torch.finfo(values.dtype).tiny)
