@@ -1,0 +1,80 @@
+"""A8: do attacks on a part of the network, or on other submissions, break it?"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.attacks.geometry import Ball
+from harness.probes.campaign import fell, run_campaign, variant
+from harness.probes.probe import Probe
+from harness.probes.standing import broken, gate, standing
+from harness.probes.subject import Measured, Subject
+
+CHILDREN = 3
+"""Parts attacked by themselves, at most."""
+
+
+def measure(subject: Subject, *, screen: int = 24, replay: bool = True, children: int = CHILDREN) -> Measured:
+    """(a) Peel: attack every child that maps images to K logits, replay on the whole. (c) Replay other submissions.
+
+    ``peel``: one entry per child: ``name``, ``screened``, ``screen_found``, ``attempted``, ``found``. A child that leads
+    to a success among ``screen`` examples is attacked at full strength for all examples called robust. ``replays``:
+    adversarial examples of other submissions on examples called robust, drawn into the budget, and how many ``fooled``.
+    """
+    alive = standing(subject)
+    stop = gate(subject, alive.nonzero().squeeze(1))
+    if stop is not None:
+        return stop
+    found: list[tuple[Tensor, Tensor]] = []
+    numbers: dict[str, Any] = {"applicable": True, "peel": [], "replays": 0, "replay_found": 0}
+    for name in subject.names if replay else ():
+        asked, hits = _replay(subject, alive, *subject.others(name))
+        numbers["replays"] += asked
+        numbers["replay_found"] += len(hits[0])
+        found.append(hits)
+        alive[hits[0]] = False
+    for spec in _children(subject)[:children]:
+        rows = alive.nonzero().squeeze(1)
+        part = variant(subject, kind="child", **spec)
+        if part is None or not len(rows):
+            continue
+        campaign = run_campaign(subject, part, rows, name=f"child {spec['path']}", screen=screen)
+        numbers["peel"].append(campaign.numbers)
+        for pair in campaign.found:
+            found.append(pair)
+            alive[pair[0]] = False
+    return Measured.of({**numbers, "broken": broken(found)}, found)
+
+
+def _children(subject: Subject) -> list[dict[str, Any]]:
+    """Paths, scales and shifts of the children that the worker says map images to as many outputs as classes."""
+    try:
+        listed = subject.worker.probe("children", x=subject.x[:8])
+    except Exception as error:
+        if getattr(error, "kind", "") not in {"raised", "contract"}:
+            raise
+        return []
+    return [
+        {key: child[key] for key in ("path", "scale", "shift") if child.get(key) is not None}
+        for child in listed["children"]
+        if child.get("image") and child.get("inputs", 1) == 1 and child.get("outputs") == subject.classes
+    ]
+
+
+def _replay(subject: Subject, alive: Tensor, rows: Tensor, images: Tensor) -> tuple[int, tuple[Tensor, Tensor]]:
+    """Ask about the ``images`` of examples that stand, each drawn into the budget first."""
+    keep = alive[rows]
+    rows, images = rows[keep], images[keep]
+    if not len(rows):
+        return 0, (rows, images)
+    points = Ball(subject.x[rows], subject.norm, subject.eps).project_(images.clone().to(subject.x))
+    hit = fell(subject, rows, points)
+    first = torch.tensor(
+        sorted({int(row): at for at, row in reversed(list(enumerate(rows.tolist()))) if hit[at]}.values())
+    )
+    first = first.to(torch.int64)
+    return len(rows), (rows[first], points[first])
+
+
+PROBE = Probe("a8-transfer", measure, 1, needs=("g2-losses", "g5-multiscale"))

@@ -1,0 +1,74 @@
+"""Which examples a probe looks at, and when it need not look at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.probes.subject import Measured, Subject
+
+CLAIM = 0.10
+"""Robust accuracy below which nothing is claimed: an undefended network looks masked and overestimates nothing."""
+
+
+def claim(subject: Subject) -> float:
+    """The largest robust accuracy in [0, 1] that a column gives the subject; 0 without columns."""
+    return max((float(column.float().mean()) for column in subject.columns.values()), default=0.0)
+
+
+def gate(subject: Subject, rows: Tensor) -> Measured | None:
+    """The answer of a probe that has nothing to look at, or None when it has.
+
+    Numbers say ``applicable`` (bool), ``reason`` when it is not, and ``claim``.
+    """
+    claimed = claim(subject)
+    if claimed < CLAIM:
+        return Measured({"applicable": False, "claim": claimed, "reason": f"no column claims {CLAIM:.0%} or more"})
+    if not len(rows):
+        return Measured(
+            {"applicable": False, "claim": claimed, "reason": "no example is called robust by every column"}
+        )
+    return None
+
+
+def sample(subject: Subject, wanted: Tensor, count: int) -> Tensor:
+    """Up to ``count`` positions where ``wanted`` (bool (n,)), and at most a quarter of the run's images but for 16.
+
+    So the battery's cost stays a small share of the attacks' on short runs too.
+    """
+    return subject.pick(wanted, min(count, max(16, len(subject.x) // 4)))
+
+
+def standing(subject: Subject) -> Tensor:
+    """Bool (n,): called robust by every column, and by the probes that ran before (their ``broken`` positions)."""
+    alive = subject.robust.clone()
+    for numbers in subject.measured.values():
+        broken = numbers.get("broken")
+        if isinstance(broken, list) and broken:
+            alive[torch.tensor(broken, dtype=torch.int64)] = False
+    return alive
+
+
+def pairs_of(rows: Tensor, fooled: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that fell, with their images, as ``Measured.of`` takes them."""
+    return rows[fooled], x_adv[fooled]
+
+
+def broken(found: list[tuple[Tensor, Tensor]]) -> list[int]:
+    """Positions that have at least one claimed example, sorted."""
+    return sorted({int(row) for rows, _ in found for row in rows})
+
+
+def untrusted(subject: Subject) -> bool:
+    """Whether the probes before found gradients that lead nowhere or astray, so that other attacks must decide.
+
+    Dead: more than 1 % of the margin's gradients are zeros. Astray: along the gradient's own sign, at a quarter of the
+    budget, the loss changes by less than a fifth or more than five times what the gradient says, or the other way.
+    """
+    losses, scales = subject.measured.get("g2-losses", {}), subject.measured.get("g5-multiscale", {})
+    if float(losses.get("margin_zero") or 0.0) > 0.01:
+        return True
+    if "beta_sign" not in scales:
+        return False
+    slope = scales["beta_sign"].get("eps/4")
+    return slope is None or not 0.2 <= slope <= 5.0
