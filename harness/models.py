@@ -10,6 +10,7 @@ from harness.worker.handle import ModelWorker
 from harness.worker.loading import LoadError, load
 from harness.worker.optimise import MICRO_BATCH, Network, OutputError, empty_logits, optimise
 from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions
+from harness.worker.variants import Variants
 
 __all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
 
@@ -23,11 +24,28 @@ def _asked(x: Tensor, grad_logits: Tensor) -> Tensor:
     return x.detach() if bool(asked.all()) else x.detach()[asked]
 
 
+def _nonfinite_rows(gradient: Tensor) -> int:
+    """Rows with a value that is not finite."""
+    # The sum of a row is finite unless one of its values is not, and costs a third of looking at each.
+    rows = gradient.detach().flatten(1)
+    if bool(rows.sum().isfinite()):
+        return 0
+    return int((~rows.isfinite().all(1)).sum())
+
+
 class Answering(Protocol):
     """The part of a model worker that a network's proxy needs."""
 
-    def forward(self, x: Tensor, *, grad: bool = False) -> tuple[Tensor, int]:
+    def forward(self, x: Tensor, *, grad: bool = False, variant: int = 0) -> tuple[Tensor, int]:
         """Logits, and a token for the gradient."""
+        ...
+
+    def variant(self, **spec: object) -> int:
+        """The number of another form of the network."""
+        ...
+
+    def about(self, variant: int) -> dict[str, Any]:
+        """What is worth knowing about it."""
         ...
 
     def vjp(self, token: int, grad_logits: Tensor) -> Tensor:
@@ -72,7 +90,7 @@ class _Ask(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, model: "RemoteModel", lease: _Lease) -> Tensor:  # noqa: ANN401
         """Logits (N, K) of images (N, C, H, W)."""
-        logits, lease.token = model.worker.forward(x, grad=True)
+        logits, lease.token = model.ask(x, grad=True)
         ctx.model, ctx.token = model, lease.token
         ctx.save_for_backward(x)
         return logits
@@ -82,6 +100,7 @@ class _Ask(torch.autograd.Function):
         """Gradient (N, C, H, W)."""
         (x,) = ctx.saved_tensors
         gradient = ctx.model.worker.vjp(ctx.token, grads[0])
+        ctx.model.nonfinite_gradients += _nonfinite_rows(gradient)
         if ctx.model.on_backward is not None:
             ctx.model.on_backward(_asked(x, grads[0]))
         if torch.is_grad_enabled():
@@ -97,11 +116,50 @@ class RemoteModel(nn.Module):
     this side of it. Every failure is a ``WorkerError``.
     """
 
-    def __init__(self, worker: Answering, *, on_forward: Hook | None = None, on_backward: Hook | None = None) -> None:
+    def __init__(
+        self,
+        worker: Answering,
+        *,
+        variant: int = 0,
+        search: str = "",
+        on_forward: Hook | None = None,
+        on_backward: Hook | None = None,
+    ) -> None:
+        """``variant`` is a number from ``ModelWorker.variant``. With ``search="bfloat16"`` answers and gradients come
+        from a pass in bfloat16, and ``exact`` gives logits in full precision.
+        """
         super().__init__()
+        if search not in {"", "bfloat16"} or (search and variant):
+            raise ValueError(f"search: expected '' or 'bfloat16', without a variant, got {search!r}, variant {variant}")
         self.worker = worker
+        self.number = worker.variant(kind="dtype", dtype=search) if search else variant
+        self.exact: Callable[[Tensor], Tensor] | None = self._exact if search else None
+        """Logits in full precision of images (N, C, H, W); None when ``forward`` gives them already."""
+        self.nonfinite_gradients = 0
+        """Rows of gradients with a value that was not finite, of all that were asked for."""
         self.on_forward, self.on_backward = on_forward, on_backward
         self.eval()
+
+    def variant(self, **spec: object) -> "RemoteModel":
+        """Another form of the same network, with hooks and counts of its own. Raises ``WorkerError``."""
+        return RemoteModel(self.worker, variant=self.worker.variant(**spec))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is worth knowing about a variant, as in ``ModelWorker.about``."""
+        return dict(self.worker.about(self.number)) if self.number else {}
+
+    def ask(self, x: Tensor, *, grad: bool = False) -> tuple[Tensor, int]:
+        """As ``ModelWorker.forward``, of this form of the network."""
+        if not self.number:
+            return self.worker.forward(x, grad=grad)
+        return self.worker.forward(x, grad=grad, variant=self.number)
+
+    def _exact(self, x: Tensor) -> Tensor:
+        logits, _ = self.worker.forward(x)
+        if self.on_forward is not None:
+            self.on_forward(x.detach())
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
@@ -111,7 +169,7 @@ class RemoteModel(nn.Module):
             with torch.autograd.graph.saved_tensors_hooks(lambda saved: (saved, lease), lambda packed: packed[0]):
                 logits: Tensor = _Ask.apply(x, self, lease)
         else:
-            logits, _ = self.worker.forward(x)
+            logits, _ = self.ask(x)
             if len(x) == 0:
                 logits = empty_logits(x, logits.shape[1])
         if self.on_forward is not None:
@@ -137,6 +195,11 @@ class LocalModel(nn.Module):
         module = network.eval().requires_grad_(False)
         self.network = Network(module, micro_batch=options.micro_batch or MICRO_BATCH[kind], device=options.device)
         self.optimisations = optimise(self.network, options.image_shape, enabled=options.optimise)
+        self._forms = Variants(self.network, options.image_shape)
+        self.about: dict[str, Any] = {}
+        """What is worth knowing about a variant, as in ``ModelWorker.about``."""
+        self.nonfinite_gradients = 0
+        """Rows of gradients with a value that was not finite, of all that were asked for."""
         self.on_forward, self.on_backward = on_forward, on_backward
         self.eval()
 
@@ -148,10 +211,32 @@ class LocalModel(nn.Module):
         except LoadError as error:
             raise WorkerError(error.kind, str(error)) from error
 
+    def variant(self, **spec: object) -> "LocalModel":
+        """Another form of the same network, with hooks and counts of its own. Raises ``WorkerError``."""
+        try:
+            number, about = self._forms.add(spec)
+        except LoadError as error:
+            raise WorkerError(error.kind, str(error)) from error
+        other = LocalModel(nn.Identity(), WorkerOptions(optimise=False))
+        other.network, other._forms, other.about = self._forms.get(number), self._forms, about
+        return other
+
+    def _counted(self, x: Tensor) -> Tensor:
+        """``x``, whose gradient is looked at as it comes by."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return x
+
+        def count(gradient: Tensor) -> None:
+            self.nonfinite_gradients += _nonfinite_rows(gradient)
+
+        x = x.view_as(x)
+        x.register_hook(count)  # type: ignore[no-untyped-call]
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K); ``WorkerError`` of kind ``contract`` when the network returns something else."""
         try:
-            logits: Tensor = self.network(x)
+            logits: Tensor = self.network(self._counted(x))
         except OutputError as error:
             raise WorkerError("contract", str(error)) from error
         if self.on_backward is not None and logits.requires_grad:

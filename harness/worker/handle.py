@@ -52,7 +52,9 @@ class ModelWorker:
         self._numbers = itertools.count(1)
         self._shapes: dict[int, tuple[torch.Size, torch.Size]] = {}
         self._released: deque[int] = deque()
-        self._classes: int | None = None
+        self._classes: dict[int, int] = {}
+        self._variants: list[dict[str, Any]] = [{}]
+        self._made: dict[int, tuple[int, dict[str, Any]]] = {}
         self.deadline: float | None = None
         """``time.monotonic()`` after which a pending or new request ends the process; None: never."""
 
@@ -142,26 +144,70 @@ class ModelWorker:
             arena.close()
         self._shapes.clear()
         self._released.clear()
-        self._classes = None
+        self._classes.clear()
+        self._made.clear()
 
-    def forward(self, x: Tensor, *, grad: bool = False) -> tuple[Tensor, int]:
+    def another(self) -> "ModelWorker":
+        """A handle on a second process of the same submission, asked in the same way; not started yet."""
+        return ModelWorker(self._spec, self._options)
+
+    def variant(self, **spec: object) -> int:
+        """Another form of the network, as a number for ``forward`` and ``jvp``; see ``harness.worker.variants``.
+
+        The number stays good when the process is started again. Raises ``WorkerError`` of kind ``contract`` when there
+        is no such form of this network.
+        """
+        with self._lock:
+            for number, known in enumerate(self._variants):
+                if number and known == spec:
+                    break
+            else:
+                number = len(self._variants)
+                self._variants.append(dict(spec))
+            self._variant(number)
+            return number
+
+    def about(self, variant: int) -> dict[str, Any]:
+        """What the process says about a variant: ``{"level", "modules", "reaches", "note"}`` of a repaired one, ..."""
+        return dict(self._variant(variant)[1])
+
+    def _variant(self, number: int) -> tuple[int, dict[str, Any]]:
+        """The process's own number of a variant, and what it says about it."""
+        if number == 0:
+            return 0, {}
+        if number not in self._made:
+            reply = self._request({"op": "variant", "spec": self._variants[number]})
+            own, about = reply.get("id"), reply.get("about")
+            if type(own) is not int or not isinstance(about, dict):
+                raise self._nonsense("variant")
+            self._made[number] = (own, about)
+        return self._made[number]
+
+    def forward(self, x: Tensor, *, grad: bool = False, variant: int = 0) -> tuple[Tensor, int]:
         """Logits float32 (N, K) of float32 (N, C, H, W) in [0, 1], and a token for ``vjp`` (0 without ``grad``).
 
-        Raises ``WorkerError``; kind ``contract`` when what comes back is not logits, or K is not what it was before.
+        Raises ``WorkerError``; kind ``contract`` when what comes back is not logits, or K is not what it was before
+        for the same ``variant``.
         """
         if x.dim() < 2 or x.dtype != torch.float32:
             raise ValueError(f"expected float32 images (N, C, H, W), got {x.dtype} {tuple(x.shape)}")
         with self._lock:
             if len(x) == 0:
-                if self._classes is None:
-                    self.forward(x.new_zeros((1, *x.shape[1:])))
-                return x.new_zeros((0, self._classes or 0)), 0
+                if variant not in self._classes:
+                    self.forward(x.new_zeros((1, *x.shape[1:])), variant=variant)
+                return x.new_zeros((0, self._classes[variant])), 0
             row = max(x[0].numel(), CLASSES)
+            number, _ = self._variant(variant)
             token = next(self._numbers) if grad else 0
             self._fill(x, len(x) * row)
-            reply = self._request({"op": "forward", "shape": list(x.shape), "row": row, "grad": grad, "token": token})
+            reply = self._request(
+                {
+                    "op": "forward", "shape": list(x.shape), "row": row, "grad": grad, "token": token,
+                    "variant": number,
+                }
+            )  # fmt: skip
             try:
-                logits = self._take(self._logits_shape(reply.get("shape"), len(x), row)).to(x.device)
+                logits = self._take(self._logits_shape(reply.get("shape"), len(x), row, variant)).to(x.device)
             except WorkerError:
                 self.release(token)
                 raise
@@ -184,6 +230,20 @@ class ModelWorker:
             self._request({"op": "vjp", "token": token})
             return self._take(shape).to(grad_logits.device)
 
+    def jvp(self, x: Tensor, direction: Tensor, *, variant: int = 0) -> Tensor | None:
+        """Derivative of the logits along ``direction`` by forward-mode differentiation, float32 (N, K).
+
+        ``x`` and ``direction`` are float32 (N, C, H, W). None when some operation of the network has none.
+        """
+        with self._lock:
+            number, _ = self._variant(variant)
+            row = max(x[0].numel() * 2, CLASSES)
+            self._fill(torch.stack([x, direction]), len(x) * row)
+            reply = self._request({"op": "jvp", "shape": list(x.shape), "row": row, "variant": number})
+            if reply.get("shape") is None:
+                return None
+            return self._take(self._logits_shape(reply.get("shape"), len(x), row, variant)).to(x.device)
+
     def release(self, token: int) -> None:
         """Forget the graph behind a token; takes effect with the next request. Safe from any thread and finaliser."""
         if token:
@@ -193,14 +253,19 @@ class ModelWorker:
         """Seed the global generators of the process, from which a stochastic network may draw."""
         self._request({"op": "seed", "seed": value})
 
-    def probe(self, name: str, **arguments: object) -> dict[str, Any]:
-        """Ask about the module.
+    def probe(self, name: str, *, x: Tensor | None = None, **arguments: object) -> dict[str, Any]:
+        """Ask about the module, where the question needs it about its forward pass of images ``x``.
 
         ``macs`` (shape=[C, H, W]) -> {"macs"}; ``state`` -> {"sha256", "parameters": sha256 without buffers};
-        ``training`` -> {"training": names}; ``graphs`` -> {"graphs": number of live graphs}. What comes back is the
-        submission's word.
+        ``training`` -> {"training": names}; ``graphs`` -> {"graphs": number of live graphs}; and those of
+        ``harness.worker.inspection``. What comes back is the submission's word.
         """
-        result = self._request({"op": "probe", "name": name, "arguments": arguments}).get("result")
+        with self._lock:
+            if x is not None:
+                self._fill(x, x.numel())
+            shape = None if x is None else list(x.shape)
+            reply = self._request({"op": "probe", "name": name, "arguments": arguments, "shape": shape})
+        result = reply.get("result")
         if not isinstance(result, dict):
             raise self._nonsense(f"probe {name}")
         return result
@@ -243,8 +308,9 @@ class ModelWorker:
         assert self._arena is not None
         return self._arena.tensor(shape).clone()
 
-    def _logits_shape(self, shape: object, rows: int, limit: int) -> tuple[int, int]:
-        expected = f"expected logits ({rows}, {self._classes or 'K'})"
+    def _logits_shape(self, shape: object, rows: int, limit: int, variant: int) -> tuple[int, int]:
+        classes = self._classes.get(variant)
+        expected = f"expected logits ({rows}, {classes or 'K'})"
         if (
             not isinstance(shape, list)
             or len(shape) != 2
@@ -253,9 +319,9 @@ class ModelWorker:
             or not 2 <= shape[1] <= limit
         ):
             raise WorkerError("contract", f"{expected}, got {one_line(str(shape), 80)}")
-        if self._classes not in {None, shape[1]}:
+        if classes not in {None, shape[1]}:
             raise WorkerError("contract", f"{expected} as before, got ({rows}, {shape[1]})")
-        self._classes = shape[1]
+        self._classes[variant] = shape[1]
         return rows, shape[1]
 
     def _nonsense(self, operation: str) -> WorkerError:

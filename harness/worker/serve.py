@@ -25,8 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.worker.channel import Arena, ChannelError, receive, send
+from harness.worker.inspection import INSPECTIONS, directional
 from harness.worker.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
 from harness.worker.optimise import MICRO_BATCH, Network, OutputError, optimise, pull_back
+from harness.worker.variants import Variants
 
 PR_SET_PDEATHSIG = 1
 SLACK = 256 << 20
@@ -117,6 +119,7 @@ class Answerer:
         self.arena = arena
         self.spec: Mapping[str, Any] = {}
         self.network: Network | None = None
+        self.variants: Variants | None = None
         self.graphs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,16 +130,23 @@ class Answerer:
         operation = message["op"]
         if operation == "load":
             return self._load(message)
-        if operation == "trim":
-            _trim()
+        if operation in {"trim", "seed"}:
+            _trim() if operation == "trim" else seed_all(message["seed"])
             return {}
-        if operation == "seed":
-            seed_all(message["seed"])
-            return {}
+        return self._asked(operation, message)
+
+    def _asked(self, operation: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to a question about a loaded network."""
         if operation == "probe":
-            return {"result": self._probe(message["name"], message["arguments"])}
+            return {"result": self._probe(message["name"], message["arguments"], message["shape"])}
+        if operation == "variant":
+            number, about = self._forms().add(message["spec"])
+            return {"id": number, "about": about}
+        if operation == "jvp":
+            return self._jvp(message["shape"], message["row"], message["variant"])
         if operation == "forward":
-            return self._forward(message["token"], message["shape"], message["row"], grad=message["grad"])
+            network = self._forms().get(message["variant"])
+            return self._forward(network, message["token"], message["shape"], message["row"], grad=message["grad"])
         return self._vjp(message["token"])
 
     def _load(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,6 +161,7 @@ class Answerer:
         micro_batch = message["micro_batch"] or MICRO_BATCH["cuda" if device.startswith("cuda") else "cpu"]
         self.network = Network(module, micro_batch=micro_batch, device=device)
         done = optimise(self.network, message["shape"], enabled=message["optimise"])
+        self.variants = Variants(self.network, message["shape"], lambda: load(self.spec))
         _trim()
         seed_all(0)
         return {
@@ -166,8 +177,12 @@ class Answerer:
             raise LoadError("contract", "the network is not loaded")
         return self.network
 
-    def _forward(self, token: int, shape: list[int], row: int, *, grad: bool) -> dict[str, Any]:
-        network = self._loaded()
+    def _forms(self) -> Variants:
+        self._loaded()
+        assert self.variants is not None
+        return self.variants
+
+    def _forward(self, network: Network, token: int, shape: list[int], row: int, *, grad: bool) -> dict[str, Any]:
         with torch.set_grad_enabled(grad):
             x = self.arena.tensor(shape).clone().requires_grad_(grad)
             logits = network(x)
@@ -185,7 +200,15 @@ class Answerer:
         self.arena.tensor(x.shape).copy_(gradient)
         return {}
 
-    def _probe(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def _jvp(self, shape: list[int], row: int, variant: int) -> dict[str, Any]:
+        x, direction = self.arena.tensor([2, *shape]).clone()
+        change = directional(self._forms().get(variant), x, direction)
+        if change is None or change.shape[1] > row:
+            return {"shape": None}
+        self.arena.tensor(change.shape).copy_(change)
+        return {"shape": list(change.shape)}
+
+    def _probe(self, name: str, arguments: Mapping[str, Any], shape: list[int] | None) -> dict[str, Any]:
         if name == "graphs":
             return {"graphs": len(self.graphs)}
         if name == "cuda_memory":
@@ -199,7 +222,10 @@ class Answerer:
             return {"sha256": state_hash(network.module), "parameters": state_hash(network.module, buffers=False)}
         if name == "training":
             return {"training": [key for key, layer in network.module.named_modules() if layer.training][:MAX_LISTED]}
-        raise LoadError("contract", f"unknown probe {name!r}")
+        if name not in INSPECTIONS or (shape is None and name not in {"digest", "modes"}):
+            raise LoadError("contract", f"unknown probe {name!r}, or one that needs images")
+        x = torch.empty(0) if shape is None else self.arena.tensor(shape).clone()
+        return INSPECTIONS[name](network, x, **arguments)
 
 
 def _failure(error: BaseException, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,426 @@
+"""Every form of a network says what it promises: its own logits, another gradient, another type, another caller."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from worker_submissions import TIMEOUT, hand_made, slim
+
+from harness.models import LocalModel, ModelWorker, RemoteModel, WorkerError, WorkerOptions
+
+PLAIN = WorkerOptions(optimise=False, image_shape=(3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    with ModelWorker(slim(tmp_path_factory.mktemp("variants") / "slim", width=4)) as handle:
+        handle.start(TIMEOUT)
+        yield handle
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.rand((24, 3, 32, 32), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def small():
+    return torch.rand((20, 3, 8, 8), generator=torch.Generator().manual_seed(6))
+
+
+class Base(nn.Module):
+    """A smooth network for images (3, 8, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 6, 3, padding=1)
+            self.linear = nn.Linear(6 * 64, 5)
+
+    def forward(self, x):
+        return self.linear(nn.functional.silu(self.conv(x - 0.5)).flatten(1))
+
+
+class Killer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.zeros_like(gradient)
+
+
+class Rounding(nn.Module):
+    def forward(self, x):
+        return torch.floor(8 * x) / 8
+
+
+class Jpegish(nn.Module):
+    """A round trip through numpy, image by image, in height-width-channel order."""
+
+    def forward(self, x):
+        out = []
+        for image in x:
+            array = image.mul(255).round().byte().permute(1, 2, 0).detach().cpu().numpy()
+            array = (array // 16) * 16
+            out.append(torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255))
+        return torch.stack(out)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, call, **parts) -> None:
+        super().__init__()
+        self.f = Base()
+        self.call = call
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+def no_grad_purifier(self, x):
+    with torch.no_grad():
+        x = (x * 0.9 + 0.05).clamp(0, 1)
+    return self.f(x)
+
+
+def inference_purifier(self, x):
+    with torch.inference_mode():
+        x = x * 0.9 + 0.05
+    return self.f(x.clone())
+
+
+def in_place(self, x):
+    x.mul_(8).floor_().div_(8)
+    return self.f(x)
+
+
+def flipping_hook(self, x):
+    x = x.clone()
+    if x.requires_grad:
+        x.register_hook(lambda g: -g)
+    return self.f(x)
+
+
+def mode_aware(self, x):
+    if x.requires_grad or torch.is_grad_enabled():
+        return self.f(x.detach().mean((2, 3), keepdim=True).expand_as(x))
+    return self.f(x)
+
+
+def numpy_root(self, x):
+    return self.f(torch.as_tensor(x.detach().numpy().round(1)))
+
+
+def palette(self, x):
+    edges = torch.linspace(0, 1, 9)[1:-1]
+    levels = torch.linspace(0, 1, 8)
+    return self.f(levels[torch.bucketize(x, edges)])
+
+
+def masked_assignment(self, x):
+    x = x * 1
+    x[(x - 0.5).abs() < 0.4] = 0.5
+    return self.f(x)
+
+
+LEVEL_2 = {
+    "floor": lambda self, x: self.f(torch.floor(8 * x) / 8),
+    "uint8": lambda self, x: self.f((x * 31).round().to(torch.uint8).float() / 31),
+    "detach": lambda self, x: self.f(x.detach()),
+    "data": lambda self, x: self.f(x.data),
+    "killer": lambda self, x: self.f(Killer.apply(x)),
+    "where": lambda self, x: self.f(torch.where((x - 0.5).abs() < 0.4, 0.5, x)),
+    "no_grad": no_grad_purifier,
+    "inference_mode": inference_purifier,
+    "in place": in_place,
+    "hook": flipping_hook,
+    "mode-aware": mode_aware,
+    "numpy in the root": numpy_root,
+    "numpy module": lambda self, x: self.f(self.squeeze(x)),
+    "palette": palette,
+    "assignment": masked_assignment,
+}
+
+
+def gradient_of(model, x, weights):
+    leaf = x.clone().requires_grad_()
+    logits = model(leaf)
+    (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf)
+    return logits.detach(), gradient
+
+
+def cosine(one, other):
+    return float(torch.cosine_similarity(one.flatten(1), other.flatten(1)).mean())
+
+
+@pytest.mark.parametrize("name", LEVEL_2)
+def test_level_2_keeps_every_logit_and_finds_the_gradient_again(name, small) -> None:
+    net = Wrapped(LEVEL_2[name], squeeze=Jpegish())
+    model = LocalModel(net, PLAIN)
+    repaired = model.variant(kind="straight_through", level=2)
+    weights = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(small)
+    logits, gradient = gradient_of(repaired, small, weights)
+    assert torch.equal(logits, expected)
+    _, truth = gradient_of(LocalModel(Base(), PLAIN), small, weights)
+    assert repaired.about["reaches"] is True, repaired.about
+    assert cosine(gradient, truth) > 0.7
+    with torch.no_grad():
+        assert torch.equal(repaired(small), expected)
+
+
+def test_level_1_goes_around_modules_that_are_named_or_found(small) -> None:
+    weights = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    _, truth = gradient_of(LocalModel(Base(), PLAIN), small, weights)
+    for part in (Rounding(), Jpegish()):
+        model = LocalModel(Wrapped(lambda self, x: self.f(self.part(x)), part=part), PLAIN)
+        for modules in (["part"], None):
+            repaired = model.variant(kind="straight_through", level=1, modules=modules)
+            assert repaired.about["modules"] == ["part"]
+            logits, gradient = gradient_of(repaired, small, weights)
+            assert torch.equal(logits, model(small).detach())
+            assert cosine(gradient, truth) > 0.7
+
+
+def test_an_honest_network_keeps_its_gradient_at_every_level(small) -> None:
+    weights = torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    model = LocalModel(Base(), PLAIN)
+    truth = gradient_of(model, small, weights)
+    for level in (1, 2, 3):
+        repaired = model.variant(kind="straight_through", level=level)
+        assert repaired.about["modules"] == []
+        found = gradient_of(repaired, small, weights)
+        assert torch.equal(found[0], truth[0])
+        assert torch.allclose(found[1], truth[1], atol=1e-6)
+
+
+LEVEL_3 = {
+    "thermometer": lambda self, x: self.f(sum((x > k / 16).float() for k in range(1, 16)) / 16),
+    "label only": lambda self, x: 10.0 * nn.functional.one_hot(self.f(x).argmax(1), 5).float(),
+    "saturated": lambda self, x: 10 * torch.tanh(self.f(x) / 1e-4),
+    "softmax": lambda self, x: torch.softmax(1e4 * self.f(x), 1),
+    "sign": lambda self, x: self.f(0.5 + 0.25 * torch.sign(x - 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", LEVEL_3)
+def test_level_3_gives_steps_and_saturation_a_slope(name, small) -> None:
+    model = LocalModel(Wrapped(LEVEL_3[name]), PLAIN)
+    repaired = model.variant(kind="straight_through", level=3)
+    labels = model(small).argmax(1)
+    weights = torch.eye(5)[labels]
+    logits, gradient = gradient_of(repaired, small, weights)
+    assert torch.equal(logits, model(small).detach())
+    assert float(gradient.flatten(1).ne(0).any(1).float().mean()) == 1.0
+    step = small - 0.2 * gradient.sign()
+    before, after = (LocalModel(Base(), PLAIN)(image).softmax(1).gather(1, labels[:, None]) for image in (small, step))
+    assert float((after < before).float().mean()) > 0.9
+
+
+def test_the_mode_leaves_torch_as_it_was(small) -> None:
+    before = (torch.from_numpy, torch.is_grad_enabled, torch.inference_mode.__enter__)
+    apply = torch.autograd.Function.__dict__["apply"]
+    repaired = LocalModel(Wrapped(LEVEL_2["killer"]), PLAIN).variant(kind="straight_through", level=2)
+    repaired(small.requires_grad_())
+    assert before == (torch.from_numpy, torch.is_grad_enabled, torch.inference_mode.__enter__)
+    assert torch.autograd.Function.__dict__["apply"] is apply
+
+
+def test_plain_and_child_answer_as_the_whole(worker, x) -> None:
+    model = RemoteModel(worker)
+    plain = model.variant(kind="plain")
+    with torch.no_grad():
+        whole = model(x)
+        assert (plain(x) - whole).abs().max() <= 1e-4 * whole.abs().max()
+    about = {entry["path"]: entry for entry in worker.probe("children", x=x)["children"]}
+    entry = about["upsample"]
+    assert entry["image"]
+    assert entry["explained"] > 0.999
+    assert entry["scale"] == pytest.approx([1 / 0.2471, 1 / 0.2435, 1 / 0.2616], rel=1e-3)
+    stem = about["stem"]
+    tail = model.variant(kind="child", path="stem", scale=stem["scale"], shift=stem["shift"])
+    with pytest.raises(WorkerError, match="expected float logits"):
+        tail(x)
+
+
+def test_a_child_takes_images_and_undoes_the_normalisation(tmp_path, small) -> None:
+    code = """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+
+            def forward(self, x):
+                return 1000 * self.inner((x.round(decimals=1) - 0.4) / 0.2)
+
+        def build():
+            return Net()
+    """
+    with ModelWorker(hand_made(tmp_path / "peel", code), WorkerOptions(image_shape=(3, 8, 8))) as worker:
+        worker.start(TIMEOUT)
+        model = RemoteModel(worker)
+        found = next(entry for entry in worker.probe("children", x=small)["children"] if entry["path"] == "inner")
+        assert found["outputs"] == 4
+        inner = model.variant(kind="child", path="inner", scale=found["scale"], shift=found["shift"])
+        leaf = small.clone().requires_grad_()
+        logits = inner(leaf)
+        assert (logits.argmax(1) == model(small).argmax(1)).float().mean() > 0.8
+        assert torch.autograd.grad(logits.sum(), leaf)[0].ne(0).all()
+
+
+def test_features_are_what_the_last_layer_gets(worker, x) -> None:
+    features = RemoteModel(worker).variant(kind="features")
+    assert features(x).shape == (24, 32)
+    assert features.about == {"path": "linear"}
+    convolutional = nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten())
+    with pytest.raises(WorkerError, match="ends in an") as error:
+        LocalModel(convolutional, PLAIN).variant(kind="features")
+    assert error.value.kind == "contract"
+
+
+def test_other_types_answer_nearly_the_same(worker, x) -> None:
+    model = RemoteModel(worker)
+    with torch.no_grad():
+        logits, double = model(x), model.variant(kind="dtype", dtype="float64")(x)
+        assert 0 < (double - logits).abs().max() <= 1e-4 * logits.abs().max()
+        mixed = RemoteModel(worker, search="bfloat16")
+        rough = mixed(x)
+        assert 1e-5 * logits.abs().max() < (rough - logits).abs().max() <= 0.1 * logits.abs().max()
+        assert torch.equal(mixed.exact(x), logits)
+    assert model.exact is None
+    leaf = x.clone().requires_grad_()
+    gradients = [torch.autograd.grad(net(leaf).sum(), leaf)[0] for net in (model, mixed)]
+    assert cosine(*gradients) > 0.95
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "grad", "requires_grad", "thread"])
+def test_an_honest_network_answers_every_caller_alike(worker, x, mode) -> None:
+    model = RemoteModel(worker)
+    with torch.no_grad():
+        assert torch.equal(model.variant(kind="context", mode=mode)(x), model(x))
+
+
+def test_callers_are_told_apart_by_a_network_that_looks() -> None:
+    class Looking(nn.Module):
+        def forward(self, x):
+            seen = 2.0 * (threading.current_thread() is threading.main_thread()) + torch.is_grad_enabled()
+            return x.flatten(1)[:, :2] * 0 + torch.tensor([seen + 4.0 * x.requires_grad, float(x.is_inference())])
+
+    model = LocalModel(Looking(), PLAIN)
+    x = torch.rand(3, 3, 8, 8)
+    modes = ("no_grad", "inference_mode", "grad", "requires_grad", "thread")
+    answers = {mode: model.variant(kind="context", mode=mode)(x)[0].tolist() for mode in modes}
+    assert answers == {
+        "no_grad": [2.0, 0.0], "inference_mode": [2.0, 1.0], "grad": [3.0, 0.0], "requires_grad": [7.0, 0.0],
+        "thread": [0.0, 0.0],
+    }  # fmt: skip
+
+
+def test_raw_gives_the_network_the_whole_batch(small) -> None:
+    class Coupled(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] + len(x)
+
+    model = LocalModel(Coupled(), PLAIN)
+    rows = small.flatten(1)[:, :3]
+    assert torch.allclose(model(small), rows + 16)
+    assert torch.allclose(model.variant(kind="raw")(small), rows + 20)
+
+
+def test_wrong_specs_say_what_was_expected(worker) -> None:
+    wrong = {
+        "expected a kind among": {"kind": "sideways"}, "expected a submodule": {"kind": "child", "path": "nowhere"},
+        "expected 1, 2 or 3": {"kind": "straight_through", "level": 7},
+        "'float64' or": {"kind": "dtype", "dtype": "int8"},
+        "expected one of no_grad": {"kind": "context", "mode": "asleep"},
+        "expected 3 numbers": {"kind": "child", "path": "stem", "scale": [1]},
+        "modules: expected paths": {"kind": "straight_through", "level": 1, "modules": "stem"},
+    }  # fmt: skip
+    for text, spec in wrong.items():
+        with pytest.raises(WorkerError, match=text) as error:
+            RemoteModel(worker).variant(**spec)
+        assert error.value.kind == "contract"
+
+
+def test_a_variant_survives_a_new_process_and_counts_its_own_classes(tmp_path, x) -> None:
+    with ModelWorker(slim(tmp_path / "slim", width=4)) as worker:
+        worker.start(TIMEOUT)
+        features = RemoteModel(worker).variant(kind="features")
+        first = features(x)
+        assert worker.variant(kind="features") == features.number
+        worker.restart(TIMEOUT)
+        assert torch.equal(features(x), first)
+        assert RemoteModel(worker)(x).shape == (24, 10)
+        with worker.another() as twin:
+            twin.start(TIMEOUT)
+            assert torch.equal(RemoteModel(twin)(x), RemoteModel(worker)(x))
+            assert twin.pid != worker.pid
+
+
+def test_rows_with_broken_gradients_are_counted(tmp_path) -> None:
+    code = """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def forward(self, x):
+                return torch.sqrt(x.flatten(1)[:, :3] - 0.5).nan_to_num()
+
+        def build():
+            return Net()
+    """
+    x = torch.full((5, 3, 8, 8), 0.75)
+    x[1:3] = 0.25
+    options = WorkerOptions(image_shape=(3, 8, 8))
+    spec = hand_made(tmp_path / "roots", code)
+    with ModelWorker(spec, options) as worker:
+        worker.start(TIMEOUT)
+        for model in (RemoteModel(worker), LocalModel.from_spec(spec, options)):
+            for expected in (2, 4):
+                leaf = x.clone().requires_grad_()
+                torch.autograd.grad(model(leaf).sum(), leaf)
+                assert model.nonfinite_gradients == expected
+
+
+def test_forward_mode_derivatives_are_the_gradients(worker, x) -> None:
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    weights = torch.randn(24, 10, generator=torch.Generator().manual_seed(3))
+    forward = worker.jvp(x, direction)
+    _, gradient = gradient_of(RemoteModel(worker), x, weights)
+    ahead, back = (forward * weights).sum(1), (gradient * direction).flatten(1).sum(1)
+    assert ahead == pytest.approx(back, rel=1e-3, abs=1e-3 * float(ahead.abs().max()))
+
+
+def test_forward_mode_that_is_missing_is_said_so(tmp_path, small) -> None:
+    code = """
+        import torch
+        from torch import nn
+
+        class Same(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, g):
+                return g
+
+        class Net(nn.Module):
+            def forward(self, x):
+                return Same.apply(x).flatten(1)[:, :3]
+
+        def build():
+            return Net()
+    """
+    with ModelWorker(hand_made(tmp_path / "custom", code), WorkerOptions(image_shape=(3, 8, 8))) as worker:
+        worker.start(TIMEOUT)
+        assert worker.jvp(small, small) is None
