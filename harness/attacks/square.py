@@ -1,0 +1,145 @@
+"""The Square Attack: random search over square windows, for models that only answer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.asking import ask, reveal
+from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
+from harness.attacks.losses import margin
+from harness.attacks.randomness import ExampleGenerators
+from harness.attacks.square_moves import MOVES, Moves
+from harness.attacks.square_shapes import Draws, draw, sides
+from harness.errors import UserError
+
+NORMS = tuple(MOVES)
+BLOCK = 256
+"""Moves whose random numbers are drawn at once: one call per example and block, not per example and query."""
+
+
+def square(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: str = "Linf",
+    queries: int = 5000,
+    p_init: float = 0.8,
+    rescale_schedule: bool = False,
+    restarts: int = 1,
+    generator: ExampleGenerators | torch.Generator | None = None,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Square Attack (Andriushchenko et al. 2020, arXiv 1912.00049), untargeted, on the margin loss.
+
+    ``x`` is float (N, C, H, W) in [0, 1], ``y`` int64 (N,), ``model`` maps images to logits (N, K) and is asked for
+    no gradient. The answer has the shape and dtype of ``x`` and lies within ``eps`` of it in ``norm`` (``Linf``,
+    ``L2``, or ``L1`` as in arXiv 2103.01208). Each of the ``restarts`` asks about at most ``queries`` points per
+    example, the random start included; all rows are asked about once before.
+
+    The first window covers the part ``p_init`` of the image; it shrinks by query number as in AutoAttack, so that
+    fewer queries are the beginning of a longer run, or with ``rescale_schedule`` by the part of the queries spent.
+    Windows may lie anywhere in the image, its last row and column included.
+
+    The first misclassified point is returned and its example leaves; an example that survives gets its point of
+    highest loss, ``x`` itself among them. An image that is misclassified itself comes back as it is. Every example
+    has random numbers of its own, so neither ``batch_size`` (None: all rows at once), which only cuts the questions
+    to the model, nor the other examples change its outcome. Raises ``UserError`` for arguments out of range.
+    """
+    _check(x, y, eps, norm, queries, p_init, restarts, batch_size)
+    x = x.detach()
+    x_adv = x.clone()
+    if not len(x):
+        return x_adv
+    logits = ask(model, x, batch_size)
+    check_labels("square", logits, y)
+    best = _losses(logits, y)
+    rows = (~reveal(model, x, logits, y, batch_size)).nonzero().squeeze(1)
+    generators = ExampleGenerators.of(generator, len(x))
+    plan = sides(queries - 1, x.shape[2], x.shape[3], norm, p_init, rescale=rescale_schedule)
+    for _ in range(restarts):
+        if not len(rows):
+            break
+        moves = MOVES[norm](x[rows], eps)
+        points, values, fooled = _search(model, moves, x[rows], y[rows], generators.select(rows), plan, batch_size)
+        better = fooled | (values > best[rows])
+        x_adv[rows[better]] = points[better]
+        best[rows[better]] = values[better]
+        rows = rows[~fooled]
+    return x_adv
+
+
+def _search(
+    model: nn.Module,
+    moves: Moves,
+    x: Tensor,
+    y: Tensor,
+    generators: ExampleGenerators,
+    plan: list[int],
+    batch_size: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A random start and one move per side in ``plan``: best points, their losses, and whether they are misclassified.
+
+    A move is kept if it raises the loss. Rows that are done leave, so the ones that are left cost less.
+    """
+    points, values = torch.empty_like(x), x.new_full((len(x),), -math.inf)
+    fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    rows = torch.arange(len(x), device=x.device)
+    highest = values.clone()
+    shape = (-1, *x.shape[1:])
+    moves.start(generators)
+    draws: Draws | None = None
+    for query in range(len(plan) + 1):
+        at = (query - 1) % BLOCK
+        if query:
+            if draws is None or at == 0:
+                block = (plan[query - 1 : query - 1 + BLOCK] + BLOCK * [1])[:BLOCK]
+                draws = draw(generators.select(rows), block, x.shape[1:], moves.windows, x.device)
+            moves.propose(draws, at, plan[query - 1])
+        images = moves.asked.view(shape)
+        logits = ask(model, images, batch_size)
+        gone = reveal(model, images, logits, y, batch_size)
+        losses = _losses(logits, y)
+        taken = (gone | (losses > highest)).nonzero().squeeze(1)
+        if len(taken):
+            taken = moves.take(taken)
+            highest[taken] = losses[taken]
+        if query:
+            moves.withdraw()
+        out = taken[gone[taken]]
+        if len(out):
+            left, kept = rows[out], torch.ones_like(gone)
+            kept[out] = False
+            points[left], values[left], fooled[left] = moves.best[out].view(shape), highest[out], True
+            stay = kept.nonzero().squeeze(1)
+            rows, y, highest = rows[stay], y[stay], highest[stay]
+            moves.keep(stay)
+            draws = draws and draws.select(stay)
+        if not len(rows):
+            break
+    points[rows], values[rows] = moves.best.view(shape), highest
+    return points, values, fooled
+
+
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    """The margin of every row, (N,); one that is not finite counts as the lowest, so that any other is better."""
+    losses = margin(logits, y)
+    return torch.where(losses.isfinite(), losses, -math.inf)
+
+
+def _check(
+    x: Tensor, y: Tensor, eps: float, norm: str, queries: int, p_init: float, restarts: int, batch_size: int | None
+) -> None:
+    """``UserError`` for arguments out of range."""
+    check_batch("square", x, y)
+    check_norm("square", norm, NORMS)
+    check_positive("square", eps=eps, p_init=p_init)
+    if p_init > 1:
+        raise UserError(f"square: p_init: expected a part of the image, at most 1, got {p_init!r}")
+    check_count("square", queries=queries, restarts=restarts)
+    if batch_size is not None:
+        check_count("square", batch_size=batch_size)
+    if norm != "Linf" and min(x.shape[2:]) < 5:
+        raise UserError(f"square: x: expected images of at least 5 x 5 pixels, got {x.shape[2]} x {x.shape[3]}")
