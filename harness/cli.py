@@ -25,6 +25,7 @@ from harness.arguments import (
     resolve_device,
     submission_roots,
 )
+from harness.cli_bench import bench
 from harness.errors import UserError
 from harness.records import ThreatModel
 
@@ -301,6 +302,9 @@ def verify(
         timeout=timeout, say=click.echo,
     )  # fmt: skip
     return 0 if holds else 1
+
+
+app.add_command(bench)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.attacks import autoattack
 from harness.attacks.apgd import NORMS as APGD_NORMS
 from harness.attacks.apgd import apgd, apgd_t
+from harness.attacks.budget import FRACTIONS, budget
 from harness.attacks.deepfool import NORMS as DEEPFOOL_NORMS
 from harness.attacks.deepfool import deepfool
 from harness.attacks.fab import fab_t
@@ -88,6 +89,11 @@ def _queries(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
     return float(params.get("queries", 5000) * params.get("restarts", 1)), 0.0
 
 
+def _budgets(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
+    steps = float(params.get("steps", 20) * len(params.get("fractions", FRACTIONS)))
+    return steps, steps
+
+
 def _linearised(_params: Mapping[str, Any], classes: int) -> tuple[float, float]:
     # Most images are across after three or four steps, each with a gradient for every other class.
     return 4.0, 4.0 * min(9, classes - 1)
@@ -97,6 +103,7 @@ for _attack in (
     Attack("fgsm", fgsm, "rampart-fgsm-1", FGSM_NORMS),
     Attack("pgd", pgd, "rampart-pgd-1", PGD_NORMS, passes=_steps),
     Attack("deepfool", deepfool, "rampart-deepfool-1", DEEPFOOL_NORMS, minimum_norm=True, passes=_linearised),
+    Attack("budget", budget, "rampart-budget-1", APGD_NORMS, minimum_norm=True, passes=_budgets),
     Attack("apgd-ce", apgd, "rampart-apgd-1", APGD_NORMS, passes=_steps),
     Attack("apgd-dlr", partial(apgd, loss="dlr"), "rampart-apgd-1", APGD_NORMS, passes=_steps),
     Attack("apgd-t", apgd_t, "rampart-apgd-1", APGD_NORMS, passes=_targeted),
