@@ -57,9 +57,13 @@ def weigh(column: Column, count: int, n: int, limits: Thresholds) -> Weight:
     warn, fail = limits("verdict", f"{kind}_warn") / 100, limits("verdict", f"{kind}_fail") / 100
     word = "note" if count and kind == "strong" else "pass"
     text = limits.text("verdict", f"{kind}_warn")
-    if count >= limits("verdict", "witnesses_warn") and share >= warn:
+
+    def reached(limit: float) -> bool:
+        return share >= limit if kind == "strong" else share > limit + 1e-9
+
+    if count >= limits("verdict", "witnesses_warn") and reached(warn):
         word = "warn"
-    if count >= limits("verdict", "witnesses_fail") and share >= fail:
+    if count >= limits("verdict", "witnesses_fail") and reached(fail):
         word, text = "fail", limits.text("verdict", f"{kind}_fail")
     return Weight(count, share, word, text)
 

@@ -52,8 +52,8 @@ def judge_eot(case: Case, limits: Thresholds) -> list[Finding]:
     title = "Expectation over transformation"
     numbers = case.measured["c2-eot"]
     if not numbers.get("applicable", True):
-        return not_applicable("C2", title, "witness", str(numbers.get("reason", "nothing to look at")))
-    first = by_witness(case, limits, "C2", title, "c2-eot", f"attacks on the mean of {numbers['eot']} passes")[0]
+        return not_applicable("C2-EOT", title, "witness", str(numbers.get("reason", "nothing to look at")))
+    first = by_witness(case, limits, "C2-EOT", title, "c2-eot", f"attacks on the mean of {numbers['eot']} passes")[0]
     ladder = ", ".join(f"{passes} passes {share:.0%}" for passes, share in numbers["ladder"].items())
     text = f"{first.evidence} Left by number of passes: {ladder}."
     metrics = {**first.metrics, "expected": numbers["expected"]}

@@ -1,0 +1,189 @@
+"""From findings to one word about a submission, a corrected number, and flags on its columns. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.checks.case import Case, Column
+from harness.checks.rules import Weight, claiming, headline, points, weigh
+from harness.checks.thresholds import Thresholds, load_thresholds
+from harness.metrics import Accuracy
+from harness.records import Finding
+
+WORDS = ("verified", "verified-with-note", "suspect", "overestimated", "protocol", "attack-invalid", "unchecked")
+FLAGS = ("true", "note", "suspect", "overestimated")
+
+
+@dataclass(frozen=True)
+class ColumnFlag:
+    """What the evidence says of one attack's number."""
+
+    key: str
+    flag: str
+    """``true``, ``note`` (a few examples, or a gap usual for such an attack), ``suspect`` or ``overestimated``."""
+    claimed: float
+    """Robust accuracy of the column, in [0, 1]."""
+    corrected: float
+    """The column less every example that something else broke."""
+    witnesses: int
+    checks: tuple[str, ...]
+    """Checks whose findings name the column and did not pass."""
+    sentence: str
+    """Why it is flagged; empty when it is not."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of the battery for one submission under one threat model."""
+
+    word: str
+    """One of ``WORDS``."""
+    sentence: str
+    """The reason in plain words."""
+    claimed: float | None
+    """Robust accuracy of the headline column, in [0, 1]; None without columns."""
+    corrected: Accuracy
+    """After every attack and every witness, with its 95 % interval."""
+    headline: str
+    """Task key of the strongest claim; empty without columns."""
+    columns: tuple[ColumnFlag, ...]
+    passed: int
+    """Checks that ran and found nothing."""
+    total: int
+    """Checks that apply."""
+    not_checked: tuple[str, ...]
+    """Checks that could not run, each with its reason."""
+    not_applicable: tuple[str, ...]
+    """Checks that do not apply, each with its reason."""
+    thresholds: str
+    """Version of the thresholds."""
+
+
+def decide(case: Case, findings: Sequence[Finding], thresholds: Thresholds | None = None) -> Verdict:
+    """Weigh the evidence: witnesses before protocol, protocol before existence, that before symptoms."""
+    limits = thresholds or load_thresholds()
+    top = headline(case)
+    flags = tuple(_flag(case, column, findings, limits) for column in case.columns.values())
+    word, sentence = _word(case, top, flags, findings, limits)
+    judged = _by_check(findings)
+    applicable = {check: verdicts for check, verdicts in judged.items() if verdicts != {"not-applicable"}}
+    return Verdict(
+        word=word,
+        sentence=sentence,
+        claimed=top.accuracy if top else None,
+        corrected=case.corrected,
+        headline=top.key if top else "",
+        columns=flags,
+        passed=sum(not verdicts & {"warn", "fail", "unknown"} for verdicts in applicable.values()),
+        total=len(applicable),
+        not_checked=_reasons(findings, "unknown"),
+        not_applicable=_reasons(
+            [finding for finding in findings if judged[finding.check] == {"not-applicable"}], "not-applicable"
+        ),
+        thresholds=limits.version,
+    )
+
+
+def _by_check(findings: Sequence[Finding]) -> dict[str, set[str]]:
+    judged: dict[str, set[str]] = {}
+    for finding in findings:
+        judged.setdefault(finding.check, set()).add(finding.verdict)
+    return judged
+
+
+def _reasons(findings: Sequence[Finding], verdict: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{item.check}: {item.evidence}" for item in findings if item.verdict == verdict))
+
+
+def _flag(case: Case, column: Column, findings: Sequence[Finding], limits: Thresholds) -> ColumnFlag:
+    """What witnesses and symptoms say of one column."""
+    weight = weigh(column, case.witnesses_against(column.key), case.n, limits)
+    claims = bool(claiming(case, limits, [column]))
+    named = [
+        item for item in findings if column.key in item.columns and item.verdict in {"warn", "fail"} and _counts(item)
+    ]
+    strong = [item for item in named if item.verdict == "fail" and item.kind in {"symptom", "existence"}]
+    weak = [item for item in named if item.verdict == "warn" and item.kind == "symptom"]
+    flag, sentence = "true", ""
+    if weight.word == "fail":
+        flag = "overestimated"
+        sentence = f"{weight.count} of {case.n} examples it calls robust are broken: {_arrow(column.accuracy, weight)}."
+    elif claims and (strong or len({item.check for item in weak}) >= limits("verdict", "weak_symptoms")):
+        flag, sentence = "suspect", (strong or weak)[0].evidence
+    elif weight.word in {"note", "warn"} or (claims and weak):
+        flag = "note"
+        sentence = weak[0].evidence if weak else ""
+        if weight.word in {"note", "warn"}:
+            sentence = f"{weight.count} of {case.n} examples it calls robust are broken by something else."
+    return ColumnFlag(
+        column.key, flag, column.accuracy, column.accuracy - weight.share, weight.count,
+        tuple(sorted({item.check for item in named})), sentence,
+    )  # fmt: skip
+
+
+def _counts(finding: Finding) -> bool:
+    return finding.kind != "information"
+
+
+def _arrow(claimed: float, weight: Weight) -> str:
+    return f"{100 * claimed:.1f} -> {100 * (claimed - weight.share):.1f} %"
+
+
+def _word(
+    case: Case, top: Column | None, flags: Sequence[ColumnFlag], findings: Sequence[Finding], limits: Thresholds
+) -> tuple[str, str]:
+    """The gravest word that the evidence carries, and why."""
+    own = next((flag for flag in flags if top is not None and flag.key == top.key), None)
+    if top is not None and own is not None and own.flag == "overestimated":
+        return "overestimated", _overestimated(case, top, own, findings)
+    about = [item for item in findings if _about(item, case, top, limits)]
+    for kind, word in (("protocol", "protocol"), ("existence", "attack-invalid")):
+        failed = [item for item in about if item.kind == kind and item.verdict == "fail"]
+        if failed:
+            more = " Upper bound unknown." if word == "attack-invalid" else ""
+            return word, f"{failed[0].title}: {failed[0].evidence}{more}"
+    strong = [item for item in about if item.kind == "symptom" and item.verdict == "fail"]
+    weak = [item for item in about if item.kind == "symptom" and item.verdict == "warn"]
+    if strong or len({item.check for item in weak}) >= limits("verdict", "weak_symptoms"):
+        return "suspect", " ".join(f"{item.title}: {item.evidence}" for item in (strong or weak)[:2])
+    missing = _reasons(findings, "unknown")
+    if missing or top is None:
+        return "unchecked", missing[0] if missing else "No attack has a complete record."
+    notes = [flag.sentence and f"{flag.key}: {flag.sentence}" for flag in flags if flag.flag != "true"]
+    notes += [f"{item.title}: {item.evidence}" for item in about if item.verdict in {"warn", "fail"}]
+    if notes:
+        return "verified-with-note", next((note for note in notes if note), "See the columns.")
+    if not claiming(case, limits, [top]):
+        return "verified", f"It claims {top.accuracy:.1%} robust accuracy: there is nothing to overestimate."
+    return "verified", f"No check found more than {top.key} did."
+
+
+def _about(finding: Finding, case: Case, top: Column | None, limits: Thresholds) -> bool:
+    """Whether a finding speaks about the row: the headline column, or the submission while that column claims something.
+
+    Protocol violations concern every number.
+    """
+    if finding.kind == "information" or finding.verdict not in {"warn", "fail"}:
+        return False
+    if finding.kind == "protocol":
+        return not finding.columns or top is None or top.key in finding.columns or finding.verdict == "fail"
+    if finding.kind == "witness":
+        return False
+    if top is None or not claiming(case, limits, [top]):
+        return False
+    return not finding.columns or top.key in finding.columns
+
+
+def _overestimated(case: Case, top: Column, own: ColumnFlag, findings: Sequence[Finding]) -> str:
+    """The number, and who found most of what lowers it."""
+    text = (
+        f"{top.key} calls {top.accuracy:.1%} robust; {own.witnesses} of {case.n} examples are not "
+        f"({points(own.witnesses / case.n)})."
+    )
+    found = [item for item in findings if item.kind == "witness" and "witnesses" in item.metrics and item.verdict == "fail"]
+    found = [item for item in found if top.key in item.columns]
+    if not found:
+        return text
+    most = max(found, key=lambda item: item.metrics["witnesses"])
+    return f"{text} {most.title}: {most.evidence}"
