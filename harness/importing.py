@@ -104,9 +104,11 @@ def card(dataset: str, board: str, name: str, row: Row) -> str:
         lines.append(f"authors = [{', '.join(_text(author.strip()) for author in row['authors'].split(','))}]")
     lines += [
         f"{field} = {_text(row[field])}"
-        for field in ("architecture", "paper", "venue", "licence", "training_data")
-        if row.get(field) not in {None, "", "N/A"}
+        for field in ("architecture", "paper", "licence", "training_data")
+        if row.get(field)
     ]
+    venue = row.get("venue", "").removesuffix(row.get("year", "")).partition(",")[0].strip()
+    lines += [f"venue = {_text(venue)}"] if venue not in {"", "N/A"} else []
     lines += [f"{field} = {row[field]}" for field in ("year", "forward_passes") if row.get(field)]
     lines += [f"dataset = {_text(dataset)}", f"entry = {_text(f'robustbench:{name}')}"]
     lines += ['kwargs = { board = "corruptions" }'] if board == "corruptions" else []

@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,7 @@ def _published(row: dict[str, str]) -> Published:
         id=row["id"],
         eps=row["eps"] or None,
         facts={name: row[name] for name in facts},
-        figures={name: float(row[name]) / 100 if row[name] else None for name in FIGURES},
+        figures={name: float(Decimal(row[name]) / 100) if row[name] else None for name in FIGURES},
         unreliable={"true": True, "false": False}.get(row["unreliable"]),
     )
 

@@ -77,7 +77,7 @@ def entry(dataset: str, board: str, name: str) -> dict[str, object]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = images_of("cifar10-sample")
-    x = torch.as_tensor(data.images).permute(0, 3, 1, 2).float() / 255
+    x = torch.tensor(data.images).permute(0, 3, 1, 2).float() / 255
     began = time.perf_counter()
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         network = settled(build(dataset, board, name))

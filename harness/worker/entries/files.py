@@ -1,6 +1,7 @@
 """Networks that are one file: TorchScript archives and exported programs, code and weights together."""
 
 import io
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,15 +42,32 @@ def _unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
     )
 
 
+class Script(nn.Module):
+    """A TorchScript archive as a network, run as written: profiling changes the last bits after a few calls."""
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.script = script
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W)."""
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined, no-untyped-call]
+            logits: Tensor = self.script(x)
+        return logits
+
+
 def torchscript(spec: Mapping[str, Any]) -> nn.Module:
     """What ``torch.jit.save`` wrote. ``CheckpointError``."""
     kind = "a TorchScript file"
     path, content = _content(spec, kind)
     try:
-        network: nn.Module = torch.jit.load(content, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # That torch would rather have exported programs is nothing that an archive can change.
+            warnings.simplefilter("ignore", FutureWarning)
+            script: nn.Module = torch.jit.load(content, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         raise _unreadable(path, kind, error) from error
-    return network
+    return Script(script)
 
 
 class Program(nn.Module):
