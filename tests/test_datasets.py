@@ -14,7 +14,8 @@ import torch
 
 from harness import datasets
 from harness.datasets import DATASETS
-from harness.datasets.cifar import CLASS_NAMES, data_folder
+from harness.datasets.cifar import data_folder
+from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
 from harness.datasets.recognise import example_digest, known_digests, recognise
 from harness.errors import DatasetError, UnknownNameError, UserError
@@ -339,7 +340,9 @@ def test_where_data_sets_are_kept(tmp_path, monkeypatch):
 
 
 def test_names_and_suggestions():
-    assert datasets.names() == DATASETS.names() == ["cifar10", "cifar10-sample", "cifar100", "cifar100-sample"]
+    assert datasets.names() == DATASETS.names() == [
+        "cifar10", "cifar10-sample", "cifar100", "cifar100-sample", "mnist", "svhn",
+    ]  # fmt: skip
     with pytest.raises(UnknownNameError, match="unknown dataset 'cifar10-sampel': did you mean 'cifar10-sample'"):
         datasets.load("cifar10-sampel")
     with pytest.raises(UnknownNameError, match="npz:FILE"):

@@ -5,13 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from harness.datasets.cifar import load_cifar
+from harness.datasets.corrupted import Corrupted, corrupted, corruptions_of
 from harness.datasets.dataset import Dataset
+from harness.datasets.mnist import load_mnist
 from harness.datasets.npz import load_npz
 from harness.datasets.sample import load_sample
+from harness.datasets.svhn import load_svhn
 from harness.errors import DatasetError, UnknownNameError
 from harness.registry import Registry
 
-__all__ = ["DATASETS", "Dataset", "load", "names"]
+__all__ = ["DATASETS", "Corrupted", "Dataset", "corrupted", "corruptions_of", "load", "names"]
 
 DATASETS: Registry[Callable[[Path | None], Dataset]] = Registry("dataset")
 """From a name to the function that loads the whole data set, given the folder for downloads or None."""
@@ -19,6 +22,9 @@ DATASETS: Registry[Callable[[Path | None], Dataset]] = Registry("dataset")
 for _name in ("cifar10", "cifar100"):
     DATASETS.add(_name, partial(load_cifar, _name))
     DATASETS.add(f"{_name}-sample", lambda _folder, name=f"{_name}-sample": load_sample(name))  # type: ignore[misc]
+
+DATASETS.add("mnist", load_mnist)
+DATASETS.add("svhn", load_svhn)
 
 DATASETS.freeze()
 
@@ -34,7 +40,7 @@ def names() -> list[str]:
 def load(name: str, *, data_dir: Path | None = None, limit: int | None = None) -> Dataset:
     """The first ``limit`` examples (None: all) of the data set ``name``, or of the file in ``npz:FILE``.
 
-    ``data_dir`` is where CIFAR's files are, or are put: by default ``$RAMPART_DATA``, else the user's cache folder.
+    ``data_dir`` is where files are, or are put: by default ``$RAMPART_DATA``, else the user's cache folder.
     An ``npz:FILE`` whose examples (after ``limit``) begin CIFAR's test split is named ``cifar10`` or ``cifar100``:
     ``harness.datasets.npz``. Raises ``UnknownNameError`` for an unknown name, ``DatasetError`` for a data set that
     cannot be had or read, ``UserError`` for a ``limit`` that is not between 1 and the number of examples.

@@ -1,7 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): the test split, through torchvision and its checksums."""
 
 import contextlib
-import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -11,24 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
+from harness.datasets.download import file_md5
 from harness.errors import DatasetError
-
-_CIFAR100 = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
-motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
-poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
-squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-wardrobe whale willow_tree wolf woman worm
-"""
-
-CLASS_NAMES = {
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "cifar100": tuple(_CIFAR100.split()),
-}
-"""Names of the classes, in the order of the labels (CIFAR-100: the fine ones)."""
 
 FULL = 10_000
 """Examples of each test split."""
@@ -88,6 +73,5 @@ def _damage(archive: Path, md5: str) -> str:
     """A remark on an archive that lies there and is not the right one."""
     if not archive.is_file():
         return ""
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    found = file_md5(archive)
     return "" if found == md5 else f", and {archive} has md5 {found}: damaged, or another file"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.datasets.images import Images
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels in a fixed order; the arrays are read-only."""
+    """Images and labels in a fixed order; the arrays are read-only, and images may stay on disk until asked for."""
 
     name: str
     """Public name, e.g. ``cifar10``: the board the examples belong to."""
-    images: NDArray[np.uint8]
-    """(n, H, W, C)."""
+    images: Images
+    """uint8 (n, H, W, C)."""
     labels: NDArray[np.int64]
     """(n,), from 0 to ``classes - 1``."""
     classes: int
@@ -32,7 +33,8 @@ class Dataset:
     """Examples of the whole data set; more than ``len`` when only the first ones were asked for."""
 
     def __post_init__(self) -> None:
-        self.images.setflags(write=False)
+        if isinstance(self.images, np.ndarray):
+            self.images.setflags(write=False)
         self.labels.setflags(write=False)
 
     def __len__(self) -> int:
@@ -52,7 +54,7 @@ class Dataset:
         It does not depend on where they were read from. ``ValueError`` when the span is empty or not inside.
         """
         self._check_span(start, stop)
-        images, labels = self.images[start:stop], self.labels[start:stop]
+        images, labels = np.asarray(self.images[start:stop]), self.labels[start:stop]
         digest = hashlib.sha256(f"images uint8 {images.shape} labels int64\n".encode())
         digest.update(np.ascontiguousarray(images).tobytes())
         digest.update(labels.astype("<i8").tobytes())
@@ -63,7 +65,7 @@ class Dataset:
         import torch
 
         self._check_span(start, stop)
-        images = torch.from_numpy(self.images[start:stop].copy()).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.array(self.images[start:stop])).permute(0, 3, 1, 2)
         return images.to(torch.float32).div(255).contiguous(), torch.from_numpy(self.labels[start:stop].copy())
 
     def _check_span(self, start: int, stop: int) -> None:

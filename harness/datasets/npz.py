@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets.cifar import CLASS_NAMES, FULL
+from harness.datasets.cifar import FULL
+from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
 from harness.datasets.recognise import recognise
 from harness.errors import DatasetError
@@ -34,7 +35,7 @@ def load_npz(file: str, limit: int | None) -> Dataset:
     classes = int(labels.max()) + 1
     names = tuple(str(label) for label in range(classes))
     data = Dataset(f"npz:{path.stem}", images, labels, classes, names, len(labels)).first(limit)
-    known = recognise(data.images, data.labels)
+    known = recognise(np.asarray(data.images), data.labels)
     if known is None:
         return data
     return Dataset(known, data.images, data.labels, len(CLASS_NAMES[known]), CLASS_NAMES[known], FULL)

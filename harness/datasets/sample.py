@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets.cifar import CLASS_NAMES
+from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
 from harness.errors import DatasetError
 
