@@ -98,7 +98,12 @@ def test_a_folder_just_written_is_evaluated_as_it_is(run, tmp_path) -> None:
 
     _, out = run("jarn", "--smoke", settings="begin = 0.4")
     places = ["--submissions", str(out), "--results", str(tmp_path / "records")]
-    flags = ["--suite", "quick", "--dataset", "cifar10-sample", "--limit", "4", "--device", "cpu"]
+    suite = tmp_path / "two.toml"
+    suite.write_text(
+        'description = "Two tasks."\n[[tasks]]\nname = "clean"\nkind = "clean"\n'
+        '[[tasks]]\nname = "fgsm"\nattack = "fgsm"\n'
+    )
+    flags = ["--suite", str(suite), "--dataset", "cifar10-sample", "--limit", "4", "--device", "cpu"]
     assert main(["run", "tiny-smoke", *flags, *places]) == 0
     assert list((tmp_path / "records").rglob("*.parquet"))
 

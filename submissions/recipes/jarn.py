@@ -100,23 +100,33 @@ class Recipe(Method):
         with self.autocast():
             logits = self.model(x)
             value = F.cross_entropy(logits, batch.y)
-        jacobian = self.jacobian(logits, x, batch.y)
-        jacobian.register_hook(lambda gradient: gradient * self.weight)  # type: ignore[no-untyped-call]
-        fake, real = self.adaptor(jacobian), standardise(x.detach())
-        for optimiser in (self.optimiser, *self.optimisers):
-            optimiser.zero_grad(set_to_none=True)
-        total = value - told_apart(self.discriminator, fake, real)
-        learners = [*self.model.parameters(), *self.adaptor.parameters()]
-        total.backward(inputs=learners)  # type: ignore[no-untyped-call]
-        rate = self.optimiser.param_groups[0]["lr"]
-        for optimiser in self.optimisers:
-            optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
-        self.optimisers[0].step()
+        fake, real = self.adaptor(self.jacobian(logits, x, batch.y)), standardise(x.detach())
+        self._fool(value, told_apart(self.discriminator, fake, real))
         if batch.step % self.every == 0:
+            self.optimisers[1].zero_grad(set_to_none=True)
             told_apart(self.discriminator, fake.detach(), real).backward()  # type: ignore[no-untyped-call]
-            self.optimisers[1].step()
+            self._step(self.optimisers[1])
         return float(value.detach())
+
+    def _fool(self, value: Tensor, apart: Tensor) -> None:
+        """Move the classifier down ``value`` - weight ``apart`` and the adaptor down -``apart``, from one graph.
+
+        The two gradients are taken apart: with a weight of 0 the first is phase 1's, bit for bit.
+        """
+        theta, psi = list(self.model.parameters()), list(self.adaptor.parameters())
+        plain = torch.autograd.grad(value, theta, retain_graph=True)
+        found = torch.autograd.grad(apart, [*theta, *psi])
+        for parameter, down, up in zip(theta, plain, found, strict=False):
+            parameter.grad = down.sub(up, alpha=self.weight)
+        for parameter, up in zip(psi, found[len(theta) :], strict=True):
+            parameter.grad = -up
+        self.optimiser.step()
+        self._step(self.optimisers[0])
+
+    def _step(self, optimiser: torch.optim.Optimizer) -> None:
+        """One step at the classifier's learning rate."""
+        optimiser.param_groups[0]["lr"] = self.optimiser.param_groups[0]["lr"]
+        optimiser.step()
 
     @staticmethod
     def jacobian(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
