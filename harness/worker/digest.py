@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ DEPTH = 5
 """Containers and objects inside each other that are looked into."""
 ITEMS = 20_000
 """Values hashed in one container."""
+SAMPLED = 100
+"""Values of a container that are looked into for longer ones."""
 ENTRIES = 6_000
 """Names reported; the rest shares one hash."""
 _SKIPPED = {
@@ -91,7 +93,7 @@ def _foreign(name: str) -> bool:
     return not file or "site-packages" in file or "/lib/python" in file or name.startswith("harness.")
 
 
-def _places(root: nn.Module) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def places(root: nn.Module) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Where a network's code can leave something: its modules, their classes, and the globals of their source files."""
     sources: set[str] = set()
     classes: set[type] = set()
@@ -120,6 +122,27 @@ def _closures(value: Any) -> list[Any]:  # noqa: ANN401
     return [*cells, value.__defaults__, vars(value)]
 
 
+def sizes_of(value: Any, sizes: Collection[int], depth: int = 3) -> set[int]:  # noqa: ANN401
+    """Which of ``sizes`` is the length of ``value``, or of something in it."""
+    found: set[int] = set()
+    if isinstance(value, str | bytes | nn.Module | type) or depth == 0:
+        return found
+    if isinstance(value, Tensor):
+        return {len(value)} & set(sizes) if value.dim() else found
+    if isinstance(value, Collection) or type(value).__module__ == "numpy":
+        try:
+            found |= {len(value)} & set(sizes)
+        except TypeError:
+            return found
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+        for item in list(inner)[:SAMPLED]:
+            found |= sizes_of(item, sizes, depth - 1)
+        return found
+    for item in _closures(value):
+        found |= sizes_of(item, sizes, depth - 1)
+    return found
+
+
 def digest(root: nn.Module) -> dict[str, dict[str, str]]:
     """16 hexadecimal digits for every parameter and buffer (``tensors``) and for every attribute (``attributes``)."""
     tensors: dict[str, str] = {}
@@ -127,7 +150,7 @@ def digest(root: nn.Module) -> dict[str, dict[str, str]]:
         tensors[name] = hashlib.sha256(f"{tensor.dtype}".encode() + tensor_bytes(tensor)).hexdigest()[:16]
     attributes: dict[str, str] = {}
     rest = hashlib.sha256()
-    for place, held in _places(root):
+    for place, held in places(root):
         for key, value in list(held.items()):
             if key in _SKIPPED:
                 continue

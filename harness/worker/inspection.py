@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from harness.worker.digest import digest, tensor_bytes
+from harness.worker.digest import digest, places, sizes_of, tensor_bytes
 from harness.worker.optimise import Network
 from harness.worker.trace import trace
 
@@ -144,8 +144,24 @@ def directional(network: Network, x: Tensor, direction: Tensor) -> Tensor | None
         return None
 
 
+def tables(network: Network, x: Tensor, sizes: list[int]) -> dict[str, Any]:
+    """``{"tables": [...]}``: buffers, plain values and containers with exactly one of ``sizes`` entries."""
+    found: list[str] = []
+    for name, part in network.module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            continue
+        for key, buffer in part.named_buffers(recurse=False):
+            if buffer.dim() and len(buffer) in sizes:
+                found.append(f"{name or '(root)'}.{key} {tuple(buffer.shape)}")
+    for place, held in places(network.module):
+        found += [
+            f"{place}.{key}: {size} entries" for key, value in list(held.items()) for size in sizes_of(value, sizes)
+        ]
+    return {"tables": sorted(set(found))[:LISTED]}
+
+
 INSPECTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "children": children, "trace": trace, "rng": rng, "digest": digest_of, "modes": modes,
-    "cross_gradient": cross_gradient,
+    "cross_gradient": cross_gradient, "tables": tables,
 }  # fmt: skip
 """By the name that ``ModelWorker.probe`` is asked for; called with the network, images and the arguments."""

@@ -222,7 +222,7 @@ class Answerer:
             return {"sha256": state_hash(network.module), "parameters": state_hash(network.module, buffers=False)}
         if name == "training":
             return {"training": [key for key, layer in network.module.named_modules() if layer.training][:MAX_LISTED]}
-        if name not in INSPECTIONS or (shape is None and name not in {"digest", "modes"}):
+        if name not in INSPECTIONS or (shape is None and name not in {"digest", "modes", "tables"}):
             raise LoadError("contract", f"unknown probe {name!r}, or one that needs images")
         x = torch.empty(0) if shape is None else self.arena.tensor(shape).clone()
         return INSPECTIONS[name](network, x, **arguments)
