@@ -28,16 +28,18 @@ def _pyautoattack(members: tuple[str, ...]) -> Reference:
     def run(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, batch_size: int, seed: int) -> Tensor:
         from pyautoattack import AutoAttack
 
+        whole = members == _MEMBERS
         attack = AutoAttack(
-            model, norm=norm, eps=eps, version="custom", attacks_to_run=list(members), device=str(x.device),
-            verbose=False, seed=seed,
+            model, attacks=None if whole else list(members), norm=norm, eps=eps, device=str(x.device), seed=seed,
+            version="standard" if whole else "custom",
         )  # fmt: skip
-        # The settings of the standard version, which "custom" leaves to the caller.
-        attack.apgd.n_restarts = attack.fab.n_restarts = attack.apgd_targeted.n_restarts = 1
-        attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = 9
-        attack.square.n_queries = 5000
+        if not whole:
+            # The settings of the standard version, which "custom" leaves to the caller.
+            attack.apgd.n_restarts = attack.fab.n_restarts = attack.apgd_targeted.n_restarts = 1
+            attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = 9
+            attack.square.n_queries = 5000
         with contextlib.redirect_stdout(io.StringIO()):
-            found: Tensor = attack.run_standard_evaluation(x, y, bs=batch_size)
+            found: Tensor = attack.run_standard_evaluation(x, y, batch_size=batch_size)[0]
         return found
 
     return run

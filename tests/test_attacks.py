@@ -10,16 +10,18 @@ import torch
 from attack_models import Linear, RowByRow, distance, images
 from torch import nn
 
-from harness.attacks import ATTACKS, Attack
+from harness.attacks import ATTACKS, Attack, find_attack
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UnknownNameError, UserError
 
 QUICK = {
     "apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8, "targets": 2}, "fab-t": {"steps": 8, "targets": 2},
-    "square": {"queries": 20}, "pgd": {"steps": 6, "restarts": 2}, "deepfool": {"steps": 6},
+    "apgd-dlr": {"steps": 8}, "budget": {"steps": 4, "fractions": [0.5, 1.0]}, "square": {"queries": 20}, "pgd": {"steps": 6, "restarts": 2}, "deepfool": {"steps": 6},
 }  # fmt: skip
-OURS = [name for name in ATTACKS.names() if not ATTACKS.get(name).whole_shard]
-TIED = [name for name in ATTACKS.names() if ATTACKS.get(name).whole_shard]
+
+
+SPOKEN = {"apgd-ce": "apgd", "apgd-dlr": "apgd"}
+"""What an attack calls itself in messages, where it is not its name: two names of one function."""
 
 
 def run(name, model, x, y, *, eps=0.01, norm="Linf", generator=None, **params):
@@ -87,6 +89,11 @@ def test_misclassified_images_come_back_as_they_are_and_a_batch_may_have_any_siz
         ("pgd", {"loss": "margin", "restarts": 1}),
         ("deepfool", {}),
         ("deepfool", {"candidates": 3}),
+        ("budget", {}),
+        ("apgd-ce", {}),
+        ("apgd-t", {}),
+        ("fab-t", {}),
+        ("square", {}),
     ],
 )
 def test_batch_size_and_order_change_nothing_in_our_attacks(name, params, norm):
@@ -111,8 +118,8 @@ def test_batch_size_and_order_change_nothing_in_our_attacks(name, params, norm):
     assert torch.equal(cut(shuffled, 13), whole)
 
 
-@pytest.mark.parametrize("name", TIED)
-def test_batch_size_changes_nothing_in_the_attacks_that_are_tied_to_the_shard(name):
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_batch_size_cuts_the_questions_and_changes_nothing(name):
     model, x = RowByRow(), images(11)
     y = model(x).argmax(1)
     whole = run(name, model, x, y, eps=0.004)
@@ -218,8 +225,7 @@ def test_bad_input_is_one_clear_line(name):
     known = QUICK.get(name, {})
     cases += [({key: value}, key) for key in ("steps", "queries", "restarts", "targets") if key in known
               for value in (0, 2.5, True)]  # fmt: skip
-    if name not in OURS:
-        cases.append(({"batch_size": 0}, "batch_size"))
+    cases.append(({"batch_size": 0}, "batch_size"))
     for change, said in cases:
         if ATTACKS.get(name).minimum_norm and "eps" in change:
             continue
@@ -227,7 +233,7 @@ def test_bad_input_is_one_clear_line(name):
         with pytest.raises(UserError) as caught:
             run(name, arguments.pop("model"), arguments.pop("x"), arguments.pop("y"), **arguments)
         message = str(caught.value)
-        assert message.startswith(f"{name}: ") and said in message and "\n" not in message
+        assert message.startswith(f"{SPOKEN.get(name, name)}: ") and said in message and "\n" not in message
         assert "expected" in message and "got" in message
 
 
@@ -251,9 +257,12 @@ def test_parameters_of_one_attack_are_checked(name, params, said):
 
 
 def test_the_registry_names_what_it_holds():
-    assert ATTACKS.names() == ["apgd-ce", "apgd-t", "deepfool", "fab-t", "fgsm", "pgd", "square"]
+    assert ATTACKS.names() == ["apgd-ce", "apgd-dlr", "apgd-t", "budget", "deepfool", "fab-t", "fgsm", "pgd", "square"]
     assert ATTACKS.get("pgd").implementation == "rampart-pgd-1"
-    assert ATTACKS.get("square").implementation.startswith("pyautoattack-0.")
+    assert ATTACKS.get("square").implementation == "rampart-square-1"
+    assert find_attack("square", "reference").implementation.startswith("pyautoattack-0.")
+    assert find_attack("square", "pyautoattack-0.2.0").run is find_attack("square", "reference").run
+    assert find_attack("pgd", "reference") is ATTACKS.get("pgd"), "there is no other"
     with pytest.raises(UnknownNameError, match="did you mean 'pgd'"):
         ATTACKS.get("pdg")
     ATTACKS.get("pgd").check_params(["steps", "loss"])

@@ -9,7 +9,7 @@ from attack_models import distance, images, shifted, trained
 from safetensors.torch import load_file
 
 from harness import datasets
-from harness.attacks import ATTACKS
+from harness.attacks import ATTACKS, REFERENCES
 from harness.attacks.autoattack import drawn_back
 from harness.attacks.losses import misclassified
 from harness.attacks.randomness import ExampleGenerators
@@ -118,7 +118,7 @@ def test_the_adapters_give_what_pyautoattack_gives(tiny, name, norm):
     params = {"apgd-ce": {"steps": 20}, "apgd-t": {"steps": 10, "targets": 3}, "fab-t": {"steps": 10, "targets": 3},
               "square": {"queries": 60}}[name]  # fmt: skip
     generators = ExampleGenerators.for_examples(4, name, range(len(x)))
-    ours = ATTACKS.get(name).run(model, x, y, eps=eps, norm=norm, generator=generators, batch_size=16, **params)
+    ours = REFERENCES.get(name).run(model, x, y, eps=eps, norm=norm, generator=generators, batch_size=16, **params)
 
     whole = AutoAttack(model, attacks=[name], norm=norm, eps=eps, version="custom", seed=generators.batch_seed)
     if name == "square":

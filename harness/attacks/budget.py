@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harness.attacks.apgd import NORMS, apgd
 from harness.attacks.asking import ask, reveal
-from harness.attacks.inputs import check_batch, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
@@ -38,8 +38,10 @@ def budget(
     ``UserError`` for arguments out of range.
     """
     check_batch("budget", x, y)
+    check_batch_size("budget", batch_size)
     check_norm("budget", norm, NORMS)
     check_positive("budget", eps=eps)
+    check_count("budget", steps=steps)
     if not fractions or list(fractions) != sorted(set(fractions)) or not all(_positive(part) for part in fractions):
         raise UserError(f"budget: fractions: expected rising numbers above 0, got {list(fractions)!r}")
     x_adv = x.detach().clone()

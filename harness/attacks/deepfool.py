@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harness.attacks.asking import ask, batches, reveal
 from harness.attacks.geometry import ascent, per_image
-from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm
+from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm
 from harness.attacks.losses import input_gradient
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
@@ -49,6 +49,7 @@ def deepfool(
     not enough or where it is misclassified already. Raises ``UserError`` for arguments out of range.
     """
     check_batch("deepfool", x, y)
+    check_batch_size("deepfool", batch_size)
     check_norm("deepfool", norm, NORMS)
     check_count("deepfool", steps=steps)
     if not (isinstance(overshoot, int | float) and 0 <= overshoot < math.inf):

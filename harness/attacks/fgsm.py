@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from harness.attacks.asking import ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent, per_image
-from harness.attacks.inputs import check_batch, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_batch_size, check_labels, check_norm, check_positive
 from harness.attacks.losses import cross_entropy
 from harness.attacks.randomness import ExampleGenerators
 
@@ -36,6 +36,7 @@ def fgsm(
     Raises ``UserError`` for arguments out of range.
     """
     check_batch("fgsm", x, y)
+    check_batch_size("fgsm", batch_size)
     check_norm("fgsm", norm, NORMS)
     step_size = (1.25 * eps if random_start else eps) if step_size is None else step_size
     check_positive("fgsm", eps=eps, step_size=step_size)

@@ -49,3 +49,9 @@ def check_labels(attack: str, logits: Tensor, y: Tensor) -> None:
         )
     if len(y) and not bool(((y.amin() >= 0) & (y.amax() < logits.shape[1])).item()):
         raise UserError(f"{attack}: y: expected labels in 0..{logits.shape[1] - 1}, got {int(y.min())}..{int(y.max())}")
+
+
+def check_batch_size(attack: str, batch_size: int | None) -> None:
+    """``UserError`` unless ``batch_size`` is None or a whole number of at least 1."""
+    if batch_size is not None:
+        check_count(attack, batch_size=batch_size)

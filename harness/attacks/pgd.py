@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harness.attacks.asking import ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent
-from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
 from harness.attacks.losses import LOSSES
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
@@ -44,6 +44,7 @@ def pgd(
     Raises ``UserError`` for arguments out of range.
     """
     check_batch("pgd", x, y)
+    check_batch_size("pgd", batch_size)
     check_norm("pgd", norm, NORMS)
     step_size = eps / 4 if step_size is None else step_size
     check_positive("pgd", eps=eps, step_size=step_size)

@@ -14,7 +14,7 @@ from harness.errors import UnknownNameError, UserError
 from harness.records import Task, ThreatModel
 
 _HERE = Path(__file__).parent
-_FIELDS = {"name", "kind", "attack", "cascade", "params", "defences"}
+_FIELDS = {"name", "kind", "attack", "cascade", "params", "params_L1", "defences"}
 _KINDS = {"attack", "clean", "cost", "probe"}
 
 
@@ -65,8 +65,9 @@ def load(name: str) -> Suite:
         kinds = entry.get("defences", [])
         if not isinstance(kinds, list) or not all(isinstance(item, str) for item in kinds):
             raise UserError(f"{where}: defences: expected a list of defence kinds, got {kinds!r}")
-        if not isinstance(entry.get("params", {}), dict):
-            raise UserError(f"{where}: params: expected a table, got {entry['params']!r}")
+        for field in ("params", "params_L1"):
+            if not isinstance(entry.get(field, {}), dict):
+                raise UserError(f"{where}: {field}: expected a table, got {entry[field]!r}")
     return Suite(path.stem, str(data.get("description", "")), tuple(entries))
 
 
@@ -162,6 +163,11 @@ def _wanted(
     return wanted
 
 
+def _params(entry: dict[str, Any], threat: ThreatModel) -> dict[str, Any]:
+    """Parameters of an entry; ``params_L1`` holds what differs there, as in AutoAttack."""
+    return {**entry.get("params", {}), **(entry.get("params_L1", {}) if threat.norm == "L1" else {})}
+
+
 def _attacks(
     entries: Sequence[dict[str, Any]], threat: ThreatModel, implementation: Callable[[str], str]
 ) -> list[Task]:
@@ -173,7 +179,7 @@ def _attacks(
             name=entry["name"],
             kind="attack",
             attack=entry["attack"],
-            params={key: _resolve(value, threat) for key, value in entry.get("params", {}).items()},
+            params={key: _resolve(value, threat) for key, value in _params(entry, threat).items()},
             threat=threat,
             implementation=implementation(entry["attack"]),
             cascade=cascade,

@@ -1,0 +1,110 @@
+"""From the records of one submission to its case, findings and verdict. No torch: old records can be judged anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import plan, store
+from harness.checks import Case, Column, Thresholds, judge, load_thresholds
+from harness.checks.verdict import Verdict, decide
+from harness.records import Candidate, Finding, Manifest, Record, Task, ThreatModel
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the battery says of one submission under one threat model."""
+
+    case: Case
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data for the exports."""
+        verdict = asdict(self.verdict)
+        return {"verdict": self.verdict.word, "findings": [asdict(item) for item in self.findings], "detail": verdict}
+
+
+def _complete(root: Path, manifest: Manifest, candidate: Candidate, task: Task) -> tuple[list[Record], str]:
+    """The records of ``task`` that count, all of them or none, and why there are none."""
+    found: list[Record] = []
+    for work in plan.work_of(manifest, replace(candidate, tasks=(task,))):
+        record = store.find_record(root, work.shard)
+        if record is None:
+            return [], "it was not run"
+        state = plan.state(work, record)
+        if state is plan.State.FAILED and record.failure is not None:
+            return [], f"{record.failure.kind}: {record.failure.message}"
+        if state is not plan.State.DONE:
+            return [], "its record is stale"
+        found.append(record)
+    return found, "" if found else "it was not run"
+
+
+def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: ThreatModel) -> Case | None:
+    """Read the records of ``candidate`` below ``root``; None while its clean predictions are not all there."""
+    columns: dict[str, Column] = {}
+    cascades: dict[str, list[tuple[Task, list[Record]]]] = {}
+    measured: dict[str, Mapping[str, Any]] = {}
+    witnessed: dict[str, tuple[bool, ...]] = {}
+    absent: dict[str, str] = {}
+    correct: tuple[bool, ...] = ()
+    for task in candidate.tasks:
+        if task.threat not in {None, threat} or task.kind == "cost":
+            continue
+        records, why = _complete(root, manifest, candidate, task)
+        rows = [row for record in records for row in record.examples]
+        if task.kind == "clean":
+            correct = tuple(row.correct for row in rows)
+        elif task.kind == "probe":
+            if records:
+                measured[task.name] = records[0].measurements
+                if rows:
+                    witnessed[task.name] = tuple(row.correct and not row.robust for row in rows)
+            else:
+                absent[task.name] = why
+        elif task.cascade:
+            cascades.setdefault(task.cascade, []).append((task, records))
+        elif records:
+            columns[task.key] = Column(task.key, task.attack, tuple(row.robust for row in rows))
+    if not correct:
+        return None
+    for name, members in cascades.items():
+        if all(records for _, records in members):
+            rows = [row for record in members[-1][1] for row in record.examples]
+            key = f"{name}@{threat}"
+            columns[key] = Column(key, name, tuple(row.robust for row in rows))
+    return Case(
+        n=len(correct),
+        classes=manifest.classes,
+        norm=threat.norm,
+        eps=threat.value,
+        correct=correct,
+        columns=columns,
+        measured=measured,
+        witnessed=witnessed,
+        absent=absent,
+        defence=str(candidate.card.get("defence", "static")),
+        card=candidate.card,
+    )
+
+
+def judge_candidate(
+    root: Path, manifest: Manifest, candidate: Candidate, threat: ThreatModel, thresholds: Thresholds | None = None
+) -> Judgement | None:
+    """Findings and verdict; None when no probe was asked for, or the clean predictions are not there yet."""
+    if not any(task.kind == "probe" for task in candidate.tasks):
+        return None
+    case = read_case(root, manifest, candidate, threat)
+    if case is None:
+        return None
+    limits = thresholds or load_thresholds()
+    findings = judge(case, limits)
+    return Judgement(case, tuple(findings), decide(case, findings, limits))
+
+
+def threats_of(candidate: Candidate) -> Sequence[ThreatModel]:
+    """The threat models a candidate was attacked under, in order."""
+    return tuple(dict.fromkeys(task.threat for task in candidate.tasks if task.threat is not None))
