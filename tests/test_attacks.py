@@ -16,7 +16,8 @@ from harness.errors import UnknownNameError, UserError
 
 QUICK = {
     "apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8, "targets": 2}, "fab-t": {"steps": 8, "targets": 2},
-    "apgd-dlr": {"steps": 8}, "budget": {"steps": 4, "fractions": [0.5, 1.0]}, "square": {"queries": 20}, "pgd": {"steps": 6, "restarts": 2}, "deepfool": {"steps": 6},
+    "apgd-dlr": {"steps": 8}, "budget": {"steps": 4, "fractions": [0.5, 1.0]},
+    "square": {"queries": 20}, "pgd": {"steps": 6, "restarts": 2}, "deepfool": {"steps": 6},
 }  # fmt: skip
 
 
