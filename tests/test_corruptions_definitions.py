@@ -224,6 +224,17 @@ def test_contrast_pixelate_and_jpeg_by_their_definition(sample, level):
         assert np.array_equal(made, np.asarray(Image.open(stream)))
 
 
+def test_boxes_are_pillows_for_every_size():
+    draw = np.random.default_rng(0)
+    for size in range(16, 65):
+        image = draw.integers(0, 256, (size, size + 3, 3), dtype=np.uint8)
+        for level, share in enumerate(LEVELS["pixelate"], 1):
+            small = int((size + 3) * share), int(size * share)
+            picture = Image.fromarray(image).resize(small, Image.Resampling.BOX)
+            expected = np.asarray(picture.resize((size + 3, size), Image.Resampling.BOX))
+            assert np.array_equal(corrupt(image[None], "pixelate", level, indices=[0])[0], expected), (size, share)
+
+
 def test_interpolation_is_linear_and_mirrors_at_the_border():
     line = np.arange(6, dtype=np.float32)[None, :, None, None].repeat(2, axis=2)
     down = np.array([[[0.25, 4.5], [-1, -1], [5.5, 7]]], dtype=np.float32)

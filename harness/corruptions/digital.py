@@ -1,10 +1,8 @@
 """Digital corruptions (arXiv 1903.12261, section 3 and appendix). Images are float32 in [0, 1] or uint8."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +10,7 @@ from numpy.typing import NDArray
 from harness.corruptions.draws import Draws, Floats
 from harness.corruptions.filters import gaussian, sample
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 Bytes = NDArray[np.uint8]
-
-_BOX = 4
-"""Pillow's number of the box filter."""
 
 
 def contrast(x: Floats, draws: Draws, share: float) -> Floats:
@@ -64,32 +56,50 @@ def _affine(draws: Draws, n: int, height: int, width: int, reach: float) -> tupl
 
 
 def pixelate(images: Bytes, draws: Draws, share: float) -> Bytes:
-    """Box averages on a grid of ``share`` as many pixels to a side, and back; images are uint8."""
+    """Box averages on a grid of ``share`` (above one half) as many pixels to a side, and back; images are uint8.
 
-    def change(picture: Image) -> Image:
-        width, height = picture.size
-        return picture.resize((int(width * share), int(height * share)), _BOX).resize((width, height), _BOX)
+    A box then holds one or two pixels along each axis, and the mean is rounded after each axis, as Pillow's is.
+    """
+    x: NDArray[np.integer[Any]] = images.astype(np.uint16)
+    for axis in (2, 1):
+        first, last = _boxes(images.shape[axis], share)
+        x = (np.take(x, first, axis=axis) + np.take(x, last, axis=axis) + 1) >> 1
+    return x.astype(np.uint8)
 
-    return _pictures(images, change)
+
+@lru_cache(maxsize=64)
+def _boxes(size: int, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For every pixel of a line, the first and the last pixel of the box it shows."""
+    small = int(size * share)
+    coarse, shown = _windows(size, small), _windows(small, size)
+    return np.array([coarse[box][0] for box, _ in shown]), np.array([coarse[box][1] for box, _ in shown])
+
+
+def _windows(size: int, wanted: int) -> list[tuple[int, int]]:
+    """First and last of ``size`` pixels under each of ``wanted`` boxes.
+
+    A pixel belongs to the box that its middle lies in; on a border the last bits decide, so the steps are Pillow's.
+    """
+    scale = size / wanted
+    width = max(scale, 1.0)
+    windows = []
+    for box in range(wanted):
+        centre = (box + 0.5) * scale
+        near = range(max(0, int(centre - width / 2 + 0.5)), min(size, int(centre + width / 2 + 0.5)))
+        inside = [pixel for pixel in near if -0.5 < (pixel - centre + 0.5) * (1 / width) <= 0.5]
+        windows.append((inside[0], inside[-1]))
+    return windows
 
 
 def jpeg_compression(images: Bytes, draws: Draws, quality: int) -> Bytes:
     """There and back through JPEG of this ``quality``; images are uint8."""
     from PIL import Image as Pillow
 
-    def change(picture: Image) -> Image:
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=quality)
-        return Pillow.open(stream, formats=("JPEG",))
-
-    return _pictures(images, change)
-
-
-def _pictures(images: Bytes, change: Callable[[Image], Image]) -> Bytes:
-    """``change`` of every image as a Pillow image of 8 bits."""
-    from PIL import Image as Pillow
-
     _, height, width, channels = images.shape
     mode = "L" if channels == 1 else "RGB"
-    done = [change(Pillow.frombytes(mode, (width, height), image.tobytes())).tobytes() for image in images]
+    done = []
+    for image in images:
+        stream = io.BytesIO()
+        Pillow.frombytes(mode, (width, height), image.tobytes()).save(stream, "JPEG", quality=quality)
+        done.append(Pillow.open(stream, formats=("JPEG",)).tobytes())
     return np.frombuffer(b"".join(done), dtype=np.uint8).reshape(images.shape)
