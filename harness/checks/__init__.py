@@ -1,5 +1,6 @@
 """Judges over records and probe numbers: pure functions, so new thresholds judge old records. No torch."""
 
+from harness.checks import adequacy, gradients, transfer
 from harness.checks.case import Case, Column
 from harness.checks.check import Check
 from harness.checks.thresholds import Thresholds, load_thresholds
@@ -9,6 +10,11 @@ from harness.registry import Registry
 __all__ = ["CHECKS", "Case", "Check", "Column", "Thresholds", "judge", "load_thresholds"]
 
 CHECKS: Registry[Check] = Registry("check")
+
+for _check in (*gradients.CHECKS_, *adequacy.CHECKS_, *transfer.CHECKS_):
+    CHECKS.add(_check.id, _check)
+
+CHECKS.freeze()
 
 
 def judge(case: Case, thresholds: Thresholds | None = None) -> list[Finding]:

@@ -60,14 +60,14 @@ def judge_budget(case: Case, limits: Thresholds) -> list[Finding]:
         high(violations, limits, check, "violations"),
         "warn" if far is not None and far > limits(check, "far_warn") else "pass",
     ]
-    word = worst(words)
+    word, seen = worst(words), {"ratio": ratio, "violations": violations, "far": far}
     return [
         Finding(
             check, title, "symptom", word, keys(claiming(case, limits)) if word != "pass" else (),
-            {name: float(value) for name, value in (("ratio", ratio), ("violations", violations), ("far", far)) if value is not None},
+            {name: float(value) for name, value in seen.items() if value is not None},
             limits.text(check, "violations_fail" if words[1] == "fail" else "ratio_fail"),
-            f"Twice the budget leaves {ratio:.0%} of what the budget leaves; {violations:.1%} of the images fall at one "
-            "budget and stand at a larger one.",
+            f"Twice the budget leaves {ratio:.0%} of what the budget leaves; {violations:.1%} of the images fall at "
+            "one budget and stand at a larger one.",
         ),
         *found,
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def _column_finding(check: str, title: str, column: Column, weight: Any) -> Find
     return Finding(
         check, title, "witness", verdict, (column.key,) if verdict != "pass" else (),
         {"witnesses": float(weight.count), "gap_pp": 100 * weight.share}, weight.threshold,
-        f"{weight.count} examples that {column.key} calls robust are broken by something else ({points(weight.share)}).",
+        f"{weight.count} examples that {column.key} calls robust fall to something else ({points(weight.share)}).",
     )  # fmt: skip
 
 
@@ -139,10 +139,10 @@ def judge_convergence(case: Case, limits: Thresholds) -> list[Finding]:
         *findings,
         Finding(
             check, title, "symptom", word, keys(weak) if word != "pass" else (),
-            {"more_pp": 100 * share, "moving": moving, **({"fosc": numbers["fosc"]} if numbers["fosc"] is not None else {})},
+            {"more_pp": 100 * share, "moving": moving, "fosc": numbers["fosc"] or 0.0},
             limits.text(check, "moving_fail" if words[1] == "fail" else "more_fail"),
-            f"{numbers['steps']} steps and {numbers['restarts']} more starts break {more} of {numbers['examples']} examples "
-            f"called robust; the loss of {moving:.0%} still grows at the end.",
+            f"{numbers['steps']} steps and {numbers['restarts']} more starts break {more} of {numbers['examples']} "
+            f"examples called robust; the loss of {moving:.0%} still grows at the end.",
         ),
         *by_witness(case, limits, check, title, "a4-convergence", "more steps and restarts"),
     ]  # fmt: skip
@@ -195,7 +195,7 @@ CHECKS_ = (
     Check(
         "A2", "Budget curve", "symptom", "a2-budget", judge_budget,
         "arXiv 1902.06705; Gomes et al. for AdvInterp and FeatScatter",
-        "Whether robust accuracy falls as the budget grows, and no image stands at a larger budget than it fell at.",
+        "Whether robust accuracy falls as the budget grows, and no image stands beyond a budget it fell at.",
         "Budgets far below the one of training, which are left out.",
     ),
     Check(
@@ -206,13 +206,13 @@ CHECKS_ = (
     ),
     Check(
         "A4", "Convergence of the attack", "symptom", "a4-convergence", judge_convergence,
-        "arXiv 1902.06705; arXiv 2106.09947, indicator 4; arXiv 2112.08304; RobustBench's records for PGD against AutoAttack",
+        "arXiv 1902.06705; arXiv 2106.09947, indicator 4; arXiv 2112.08304; RobustBench's records",
         "What more steps and restarts still break, and what PGD's columns claim beyond everything else.",
         "Kinky honest networks lose a point or two.",
     ),
     Check(
         "A5", "Bookkeeping of the attacks", "witness", "a5-bookkeeping", judge_bookkeeping,
         "arXiv 2106.09947, indicator 3; arXiv 2404.19460",
-        "Whether stored adversarial examples are inside the threat model and still fool, and attacks return what they met.",
+        "Whether stored adversarial examples are in the budget and still fool, and attacks return what they met.",
     ),
 )  # fmt: skip

@@ -5,15 +5,17 @@ from typing import Any
 
 from harness.checks.case import Case
 from harness.checks.check import Check
-from harness.checks.rules import GRADIENT, by_witness, claiming, keys, not_applicable, points
+from harness.checks.rules import GRADIENT, by_witness, claiming, keys, not_applicable
 from harness.checks.thresholds import Thresholds
 from harness.records import Finding
 
+Reading = tuple[str, str, dict[str, float], str]
+"""Word (``pass``, ``warn``, ``fail``), evidence, the numbers that were judged, and what they were held against."""
 
 
 def _symptom(
     case: Case, limits: Thresholds, check: str, title: str, probe: str, *, weak_only: bool,
-    read: Callable[[dict[str, Any], Thresholds, Case], tuple[str, str, dict[str, float], str]],
+    read: Callable[[dict[str, Any], Thresholds, Case], Reading],
 ) -> list[Finding]:  # fmt: skip
     """A symptom about the columns that claim something; ``read`` says word, evidence, metrics and threshold.
 
@@ -24,7 +26,8 @@ def _symptom(
     if weak_only:
         claims = [column for column in claims if column.attack in GRADIENT]
     if not claims:
-        return not_applicable(check, title, "symptom", f"no column it speaks about claims {limits('verdict', 'claim'):.0%}")
+        why = f"no column it speaks about claims {limits('verdict', 'claim'):.0%}"
+        return not_applicable(check, title, "symptom", why)
     if not numbers.get("applicable", True):
         return not_applicable(check, title, "symptom", str(numbers.get("reason", "nothing to look at")))
     word, evidence, metrics, threshold = read(numbers, limits, case)
@@ -58,15 +61,15 @@ def _numbers(**values: float | None) -> dict[str, float]:
 def judge_losses(case: Case, limits: Thresholds) -> list[Finding]:
     """The symptom on the columns with one loss, and the witnesses of the better losses."""
 
-    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> tuple[str, str, dict[str, float], str]:
+    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> Reading:
         right = sum(case.correct) / case.n
         gap = numbers["ce_minus_best"] * right * 100
         count = round(numbers["ce_minus_best"] * numbers["examples"])
         word = high(gap, limits, "G2", "gap") if count >= limits("G2", "least") else "pass"
         best = min(numbers["left"], key=numbers["left"].get)
         text = (
-            f"PGD on the cross-entropy leaves {points(numbers['left']['ce'])} of {numbers['examples']} images standing, "
-            f"on the best loss ({best.replace('_', ' ')}) {points(numbers['left'][best])}."
+            f"PGD on the cross-entropy leaves {numbers['left']['ce']:.1%} of {numbers['examples']} images standing, "
+            f"on the best loss ({best.replace('_', ' ')}) {numbers['left'][best]:.1%}."
         )
         return word, text, {"gap_pp": gap, "examples": float(count)}, limits.text("G2", "gap_fail")
 
@@ -79,7 +82,7 @@ def judge_losses(case: Case, limits: Thresholds) -> list[Finding]:
 def judge_coherence(case: Case, limits: Thresholds) -> list[Finding]:
     """Cosines between gradients."""
 
-    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> tuple[str, str, dict[str, float], str]:
+    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> Reading:
         values = {name: numbers[name] for name in ("c1", "c2", "c3")}
         words = {name: low(value, limits, "G3", name) for name, value in values.items()}
         shown = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None) or "no gradient"
@@ -93,7 +96,7 @@ def judge_coherence(case: Case, limits: Thresholds) -> list[Finding]:
 def judge_linearity(case: Case, limits: Thresholds) -> list[Finding]:
     """The loss after one step against what its gradient says, and its change in the neighbourhood."""
 
-    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> tuple[str, str, dict[str, float], str]:
+    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> Reading:
         slope, change = numbers["slope"], numbers["change"]
         words = {"slope": low(slope, limits, "G4", "slope"), "change": high(change, limits, "G4", "change")}
         seen = "has no slope" if slope is None else f"reaches {slope:.2f} of what its gradient says"
@@ -108,7 +111,7 @@ def judge_linearity(case: Case, limits: Thresholds) -> list[Finding]:
 def judge_scales(case: Case, limits: Thresholds) -> list[Finding]:
     """Differences at three step sizes against autograd, and the witnesses of reversed and smoothed gradients."""
 
-    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> tuple[str, str, dict[str, float], str]:
+    def read(numbers: dict[str, Any], limits: Thresholds, case: Case) -> Reading:
         small, middle = numbers["beta"]["eps/16"], numbers["beta"]["eps/4"]
         word = "pass"
         if small is None or not limits("G5", "small_low") <= small <= limits("G5", "small_high"):
@@ -121,7 +124,9 @@ def judge_scales(case: Case, limits: Thresholds) -> list[Finding]:
 
     return [
         *_symptom(case, limits, "G5", "Gradients at several scales", "g5-multiscale", weak_only=False, read=read),
-        *by_witness(case, limits, "G5", "Gradients at several scales", "g5-multiscale", "reversed or smoothed gradients"),
+        *by_witness(
+            case, limits, "G5", "Gradients at several scales", "g5-multiscale", "reversed or smoothed gradients"
+        ),
     ]
 
 
@@ -147,7 +152,7 @@ CHECKS_ = (
     Check(
         "G5", "Gradients at several scales", "symptom", "g5-multiscale", judge_scales,
         "ours; arXiv 1802.00420 for smoothed gradients",
-        "Whether differences of the loss over attack-sized steps agree with autograd; attacks down and along the mean gradient.",
+        "Whether differences of the loss over steps of an attack's size agree with autograd.",
         "None known for the witnesses.",
     ),
 )  # fmt: skip

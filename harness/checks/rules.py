@@ -96,7 +96,9 @@ def by_witness(case: Case, limits: Thresholds, check: str, title: str, probe: st
     """
     numbers, top = case.measured[probe], headline(case)
     if not numbers.get("applicable", True) or top is None:
-        return not_applicable(check, title, "witness", str(numbers.get("reason", "no attack column to hold it against")))
+        return not_applicable(
+            check, title, "witness", str(numbers.get("reason", "no attack column to hold it against"))
+        )
     count = witnessed(case, probe)
     weight = weigh(top, count, case.n, limits)
     hit = [column for column in case.columns.values() if _falsified(case, column, probe)]
@@ -110,7 +112,8 @@ def by_witness(case: Case, limits: Thresholds, check: str, title: str, probe: st
     return [
         Finding(
             check, title, "witness", verdict, columns=keys(hit) if count else (),
-            metrics={"witnesses": float(count), "gap_pp": 100 * weight.share}, threshold=weight.threshold, evidence=evidence,
+            metrics={"witnesses": float(count), "gap_pp": 100 * weight.share}, threshold=weight.threshold,
+            evidence=evidence,
         )
     ]  # fmt: skip
 

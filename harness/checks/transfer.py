@@ -1,5 +1,6 @@
 """A6 to A10, the mitigation of C2, I1 and I2: what other attacks find, existence by construction, information."""
 
+from dataclasses import replace
 from functools import partial
 
 from harness.checks.case import Case
@@ -28,7 +29,7 @@ def judge_witnesses(check: str, case: Case, limits: Thresholds) -> list[Finding]
         return findings
     first = findings[0]
     text = f"{first.evidence} By: {best}."
-    return [Finding(first.check, first.title, first.kind, first.verdict, first.columns, first.metrics, first.threshold, text)]
+    return [replace(first, evidence=text)]
 
 
 def _names(case: Case, probe: str) -> str:
@@ -57,7 +58,7 @@ def judge_eot(case: Case, limits: Thresholds) -> list[Finding]:
     ladder = ", ".join(f"{passes} passes {share:.0%}" for passes, share in numbers["ladder"].items())
     text = f"{first.evidence} Left by number of passes: {ladder}."
     metrics = {**first.metrics, "expected": numbers["expected"]}
-    return [Finding(first.check, title, "witness", first.verdict, first.columns, metrics, first.threshold, text)]
+    return [replace(first, metrics=metrics, evidence=text)]
 
 
 def judge_binarisation(case: Case, limits: Thresholds) -> list[Finding]:
@@ -82,7 +83,8 @@ def judge_binarisation(case: Case, limits: Thresholds) -> list[Finding]:
     return [
         Finding(
             check, title, "existence", verdict, keys(claims) if verdict != "pass" else (),
-            {"success": rate.value, "success_high": rate.high, "images": float(attacked)}, limits.text(check, "success"),
+            {"success": rate.value, "success_high": rate.high, "images": float(attacked)},
+            limits.text(check, "success"),
             f"Attacks found {found} of {attacked} adversarial examples that exist by construction.",
         )
     ]  # fmt: skip
@@ -138,7 +140,8 @@ CHECKS_ = (
         "Tests that random points solve are put aside as inconclusive.",
     ),
     Check(
-        "C2-EOT", "Expectation over transformation", "witness", "c2-eot", judge_eot, "arXiv 1707.07397; arXiv 2003.01690 (rand)",
+        "C2-EOT", "Expectation over transformation", "witness", "c2-eot", judge_eot,
+        "arXiv 1707.07397; arXiv 2003.01690 (rand)",
         "What attacks find that follow the mean of a network that draws at random.",
     ),
     Check(

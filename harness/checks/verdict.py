@@ -135,42 +135,48 @@ def _word(
 ) -> tuple[str, str]:
     """The gravest word that the evidence carries, and why."""
     own = next((flag for flag in flags if top is not None and flag.key == top.key), None)
+    about = [item for item in findings if _about(item, top, limits)]
+    missing = _reasons(findings, "unknown")
+    grave = _grave(about, limits)
     if top is not None and own is not None and own.flag == "overestimated":
         return "overestimated", _overestimated(case, top, own, findings)
-    about = [item for item in findings if _about(item, case, top, limits)]
-    for kind, word in (("protocol", "protocol"), ("existence", "attack-invalid")):
-        failed = [item for item in about if item.kind == kind and item.verdict == "fail"]
-        if failed:
-            more = " Upper bound unknown." if word == "attack-invalid" else ""
-            return word, f"{failed[0].title}: {failed[0].evidence}{more}"
-    strong = [item for item in about if item.kind == "symptom" and item.verdict == "fail"]
-    weak = [item for item in about if item.kind == "symptom" and item.verdict == "warn"]
-    if strong or len({item.check for item in weak}) >= limits("verdict", "weak_symptoms"):
-        return "suspect", " ".join(f"{item.title}: {item.evidence}" for item in (strong or weak)[:2])
-    missing = _reasons(findings, "unknown")
+    if grave is not None:
+        return grave
     if missing or top is None:
         return "unchecked", missing[0] if missing else "No attack has a complete record."
-    notes = [flag.sentence and f"{flag.key}: {flag.sentence}" for flag in flags if flag.flag != "true"]
-    notes += [f"{item.title}: {item.evidence}" for item in about if item.verdict in {"warn", "fail"}]
+    notes = [f"{flag.key}: {flag.sentence}" for flag in flags if flag.flag != "true"]
+    notes += [f"{item.title}: {item.evidence}" for item in about]
     if notes:
-        return "verified-with-note", next((note for note in notes if note), "See the columns.")
+        return "verified-with-note", notes[0]
     if not claiming(case, limits, [top]):
         return "verified", f"It claims {top.accuracy:.1%} robust accuracy: there is nothing to overestimate."
     return "verified", f"No check found more than {top.key} did."
 
 
-def _about(finding: Finding, case: Case, top: Column | None, limits: Thresholds) -> bool:
-    """Whether a finding speaks about the row: the headline column, or the submission while that column claims something.
+def _grave(about: Sequence[Finding], limits: Thresholds) -> tuple[str, str] | None:
+    """What other evidence than witnesses makes of the row, if anything."""
+    for kind, word in (("protocol", "protocol"), ("existence", "attack-invalid")):
+        failed = [item for item in about if item.kind == kind and item.verdict == "fail"]
+        if failed:
+            more = " How far the number is off is unknown." if word == "attack-invalid" else ""
+            return word, f"{failed[0].title}: {failed[0].evidence}{more}"
+    strong = [item for item in about if item.kind == "symptom" and item.verdict == "fail"]
+    weak = [item for item in about if item.kind == "symptom" and item.verdict == "warn"]
+    if strong or len({item.check for item in weak}) >= limits("verdict", "weak_symptoms"):
+        return "suspect", " ".join(f"{item.title}: {item.evidence}" for item in (strong or weak)[:2])
+    return None
 
-    Protocol violations concern every number.
+
+def _about(finding: Finding, top: Column | None, limits: Thresholds) -> bool:
+    """Whether a finding that did not pass speaks about the row, by its headline column or as a whole.
+
+    Symptoms and existence count while that column claims something. Witnesses count in the flags of the columns.
     """
-    if finding.kind == "information" or finding.verdict not in {"warn", "fail"}:
+    if finding.verdict not in {"warn", "fail"} or finding.kind in {"information", "witness"}:
         return False
     if finding.kind == "protocol":
-        return not finding.columns or top is None or top.key in finding.columns or finding.verdict == "fail"
-    if finding.kind == "witness":
-        return False
-    if top is None or not claiming(case, limits, [top]):
+        return finding.verdict == "fail" or not finding.columns or top is None or top.key in finding.columns
+    if top is None or top.accuracy < limits("verdict", "claim"):
         return False
     return not finding.columns or top.key in finding.columns
 
@@ -181,7 +187,9 @@ def _overestimated(case: Case, top: Column, own: ColumnFlag, findings: Sequence[
         f"{top.key} calls {top.accuracy:.1%} robust; {own.witnesses} of {case.n} examples are not "
         f"({points(own.witnesses / case.n)})."
     )
-    found = [item for item in findings if item.kind == "witness" and "witnesses" in item.metrics and item.verdict == "fail"]
+    found = [
+        item for item in findings if item.kind == "witness" and "witnesses" in item.metrics and item.verdict == "fail"
+    ]
     found = [item for item in found if top.key in item.columns]
     if not found:
         return text

@@ -1,4 +1,4 @@
-"""A10: does an attack find an adversarial example that is there by construction?"""
+"""A10: whether an attack finds an adversarial example that is there by construction."""
 
 import torch
 from torch import Tensor, nn

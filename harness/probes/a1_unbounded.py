@@ -1,4 +1,4 @@
-"""A1: does PGD reach every image once it may change anything?"""
+"""A1: whether PGD reaches every image once it may change anything."""
 
 from harness.probes.climbing import climb
 from harness.probes.probe import Probe

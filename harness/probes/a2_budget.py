@@ -1,4 +1,4 @@
-"""A2: does robust accuracy fall as the budget grows?"""
+"""A2: whether robust accuracy falls as the budget grows."""
 
 from harness.probes.climbing import climb
 from harness.probes.probe import Probe
@@ -37,8 +37,8 @@ def measure(
     return Measured.of(
         {
             "applicable": True, "examples": len(rows), "accuracy": accuracy,
-            "violations": float(violated.float().mean()), "ratio": accuracy["2"] / at if at and "2" in accuracy else None,
-            "broken": broken(found),
+            "violations": float(violated.float().mean()),
+            "ratio": accuracy["2"] / at if at and "2" in accuracy else None, "broken": broken(found),
         },
         found,
     )  # fmt: skip

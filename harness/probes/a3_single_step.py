@@ -1,4 +1,4 @@
-"""A3: what do shorter steps along FGSM's own direction show?"""
+"""A3: what shorter steps along FGSM's own direction show."""
 
 import torch
 

@@ -1,4 +1,6 @@
-"""A4: do more steps and restarts still find something?"""
+"""A4: whether more steps and restarts still find something."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +17,13 @@ def measure(
     subject: Subject, *, examples: int = 48, steps: int = 100, restarts: int = 1, restart_steps: int = 20,
     escalate: int = 3,
 ) -> Measured:  # fmt: skip
-    """PGD of ``steps`` from the image, then ``restarts`` random ones, on examples called robust; steps eps / 10 and / 4.
+    """PGD of ``steps`` from the image (steps of eps / 10), then ``restarts`` random ones, on examples called robust.
 
     ``found_short`` of ``examples`` fall within the first 20 steps, ``found_long`` with all, ``found_restarts`` only
     from another start. ``moving``: share whose best loss, scaled to its range, still grows by more than 0.05 in the
-    last ten steps (arXiv 2106.09947, indicator 4). ``fosc``: mean first-order stationarity eps |g|_1 - <x' - x, g> over
-    eps |g|_1 (arXiv 2112.08304; 0 is converged), Linf alone. From ``escalate`` successes on, a full attack goes over all
-    examples called robust. Deep: ``examples=128, restarts=5, restart_steps=100``.
+    last ten steps (arXiv 2106.09947, indicator 4). ``fosc``: mean first-order stationarity, eps |g|_1 - <x' - x, g>
+    over eps |g|_1 (arXiv 2112.08304; 0 is converged), Linf alone. From ``escalate`` successes on, a full attack goes
+    over all examples called robust. Deep: ``examples=128, restarts=5, restart_steps=100``.
     """
     rows = sample(subject, standing(subject), min(examples, max(16, len(subject.x) // 8)))
     stop = gate(subject, rows)
@@ -42,7 +44,7 @@ def measure(
         found.append(pairs_of(rows[left], result.fooled, result.x_adv))
         again += int(result.fooled.sum())
         left = left[~result.fooled]
-    numbers = {
+    numbers: dict[str, Any] = {
         "applicable": True, "examples": len(rows), "steps": steps, "restarts": restarts,
         "found_short": int(short.sum()), "found_long": int(long.fooled.sum()), "found_restarts": again,
         "moving": _moving(long.losses[:, ~long.fooled]), "fosc": _fosc(subject, x, y, long.last, ~long.fooled),

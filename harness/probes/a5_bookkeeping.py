@@ -1,5 +1,6 @@
-"""A5: do the stored adversarial examples hold, and do attacks return what they find?"""
+"""A5: whether stored adversarial examples hold, and attacks return what they find."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,8 +43,9 @@ class Recorder(nn.Module):
 
 def inside(delta: Tensor, norm: str, eps: float) -> Tensor:
     """Whether every row of ``delta`` lies in the budget up to the rounding of float32, bool (N,)."""
-    length = torch.linalg.vector_norm(delta.flatten(1).double(), ord=ORDER[norm], dim=1)
-    return length <= (eps + 1e-6 if norm == "Linf" else eps * (1 + 1e-5))
+    length: Tensor = torch.linalg.vector_norm(delta.flatten(1).double(), ord=ORDER[norm], dim=1)
+    limit = eps + 1e-6 if norm == "Linf" else eps * (1 + 1e-5)
+    return length <= limit
 
 
 def measure(subject: Subject, *, examples: int = 32, steps: int = 5, stored: int = 2000) -> Measured:
@@ -101,10 +103,10 @@ def _silent(subject: Subject, rows: Tensor, steps: int) -> tuple[int, tuple[Tens
     """How many images an attack met misclassified and did not return so, and those points."""
     x, y = subject.x[rows], subject.y[rows]
     lost: dict[int, Tensor] = {}
-    for attack, params in ((fgsm, {}), (pgd, {"steps": steps, "loss": "ce"})):
+    for attack in (fgsm, partial(pgd, steps=steps)):
         recorder = Recorder(subject.model, x, y, subject.norm, subject.eps)
-        returned = attack(recorder, x, y, eps=subject.eps, norm=subject.norm,
-                          generator=subject.generators("a5-bookkeeping", rows), **params)  # type: ignore[operator]  # fmt: skip
+        draws = subject.generators("a5-bookkeeping", rows)
+        returned = attack(recorder, x, y, eps=subject.eps, norm=subject.norm, generator=draws)
         wrong = misclassified(ask(subject.model, returned, subject.batch_size), y)
         lost |= {row: point for row, point in recorder.hits.items() if not bool(wrong[row])}
     if not lost:

@@ -1,5 +1,6 @@
-"""A6: do attacks without gradients break what attacks with gradients could not?"""
+"""A6: whether attacks without gradients break what attacks with gradients could not."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -11,24 +12,28 @@ from harness.attacks.nes import nes
 from harness.attacks.square import square
 from harness.probes.campaign import fell
 from harness.probes.probe import Probe
-from harness.probes.standing import broken, gate, standing, untrusted
+from harness.probes.standing import broken, gate, repaired, standing, untrusted
 from harness.probes.subject import Measured, Subject
 
 Pairs = list[tuple[Tensor, Tensor]]
+Run = Callable[..., Tensor]
+Plan = tuple[int, dict[str, int], dict[str, int], int]
+"""Examples of the small run, parameters of the small and of the large run, successes from which on it is run."""
 
 
 def measure(
-    subject: Subject, *, square_examples: int = 16, square_queries: int = 500, nes_examples: int = 8, nes_steps: int = 12,
-    nes_queries: int = 40, label_examples: int = 8, label_queries: int = 250, full_square: int = 5000,
-    full_label: int = 1500, escalate: int = 2,
+    subject: Subject, *, square_examples: int = 16, square_queries: int = 500, nes_examples: int = 8,
+    nes_steps: int = 12, nes_queries: int = 40, label_examples: int = 8, label_queries: int = 250,
+    full_square: int = 5000, full_label: int = 1500, escalate: int = 2,
 ) -> Measured:  # fmt: skip
     """Square (unless the run has a Square column), NES and the label-only RayS on examples called robust.
 
-    A kind that breaks ``escalate`` or more of its few, or any kind while gradients are not to be trusted
-    (``standing.untrusted``) and half of the few fell or nothing did, goes over all examples that still stand, with
-    ``full_square`` and ``full_label`` queries. Numbers per kind: ``examples``, ``found``, ``queries``, and ``attempted``
-    and ``all_found`` of the large run. Deep: ``square_examples=1000, square_queries=10000, nes_examples=64,
-    nes_steps=50, nes_queries=256, label_examples=64, label_queries=5000``.
+    A kind that breaks ``escalate`` or more of its few goes over all examples that still stand, with ``full_square`` and
+    ``full_label`` queries; so does every kind but NES while gradients are not to be trusted (``standing.untrusted``)
+    and no mitigation has led an attack past what is wrong with them.
+    Numbers per kind: ``examples``, ``found``, ``queries``, and ``attempted`` and ``all_found`` of the large run. Deep:
+    ``square_examples=1000, square_queries=10000, nes_examples=64, nes_steps=50, nes_queries=256, label_examples=64,
+    label_queries=5000``.
     """
     alive = standing(subject)
     stop = gate(subject, alive.nonzero().squeeze(1))
@@ -36,7 +41,7 @@ def measure(
         return stop
     found: Pairs = []
     numbers: dict[str, Any] = {"applicable": True, "untrusted": untrusted(subject)}
-    kinds: list[tuple[str, Any, int, dict[str, int], dict[str, int]]] = []
+    kinds: list[tuple[str, Run, int, dict[str, int], dict[str, int]]] = []
     if not any(key.split("@")[0] in {"square", "autoattack"} for key in subject.columns):
         kinds.append(("square", square, square_examples, {"queries": square_queries}, {"queries": full_square}))
     if subject.norm in NES_NORMS:
@@ -49,16 +54,15 @@ def measure(
     return Measured.of({**numbers, "broken": broken(found)}, found)
 
 
-def _kind(
-    subject: Subject, name: str, attack: Any, alive: Tensor, found: Pairs, plan: tuple[int, dict[str, int], dict[str, int], int]
-) -> dict[str, Any]:  # fmt: skip
+def _kind(subject: Subject, name: str, attack: Run, alive: Tensor, found: Pairs, plan: Plan) -> dict[str, Any]:
     """One kind of attack on a few examples, and on all that stand when it pays."""
     count, light, full, escalate = plan
     rows = subject.pick(_left(alive, found), count)
     hits = _attack(subject, name, attack, rows, light)
     found.append(hits)
     numbers: dict[str, Any] = {"examples": len(rows), "found": len(hits[0]), **light}
-    pays = len(hits[0]) >= escalate or (untrusted(subject) and name != "nes")
+    forced = untrusted(subject) and not repaired(subject) and name != "nes"
+    pays = len(hits[0]) >= escalate or forced
     if full and pays:
         rest = _left(alive, found).nonzero().squeeze(1)
         more = _attack(subject, f"{name}-all", attack, rest, full)
@@ -74,7 +78,7 @@ def _left(alive: Tensor, found: Pairs) -> Tensor:
     return left
 
 
-def _attack(subject: Subject, name: str, attack: Any, rows: Tensor, params: dict[str, int]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+def _attack(subject: Subject, name: str, attack: Run, rows: Tensor, params: dict[str, int]) -> tuple[Tensor, Tensor]:
     x_adv = attack(
         subject.model, subject.x[rows], subject.y[rows], eps=subject.eps, norm=subject.norm,
         generator=subject.generators(f"a6-{name}", rows), batch_size=subject.batch_size, **params,

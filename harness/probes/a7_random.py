@@ -1,4 +1,4 @@
-"""A7: does chance break what attacks could not?"""
+"""A7: whether chance breaks what attacks could not."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A8: do attacks on a part of the network, or on other submissions, break it?"""
+"""A8: whether attacks on a part of the network, or on other submissions, break it."""
 
 from typing import Any
 
@@ -18,9 +18,10 @@ CHILDREN = 3
 def measure(subject: Subject, *, screen: int = 24, replay: bool = True, children: int = CHILDREN) -> Measured:
     """(a) Peel: attack every child that maps images to K logits, replay on the whole. (c) Replay other submissions.
 
-    ``peel``: one entry per child: ``name``, ``screened``, ``screen_found``, ``attempted``, ``found``. A child that leads
-    to a success among ``screen`` examples is attacked at full strength for all examples called robust. ``replays``:
-    adversarial examples of other submissions on examples called robust, drawn into the budget, and how many ``fooled``.
+    ``peel``: one entry per child: ``name``, ``screened``, ``screen_found``, ``attempted``, ``found``. A child that
+    leads to a success among ``screen`` examples is attacked at full strength for all examples called robust.
+    ``replays``: adversarial examples of other submissions on examples called robust, drawn into the budget, and
+    ``replay_found``: how many examples they broke.
     """
     alive = standing(subject)
     stop = gate(subject, alive.nonzero().squeeze(1))

@@ -1,4 +1,4 @@
-"""A9: automatic BPDA: do gradients that pass through what stops them break it?"""
+"""A9: automatic BPDA, whether gradients that pass through what stops them break it."""
 
 from typing import Any
 

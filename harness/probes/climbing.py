@@ -34,12 +34,17 @@ class Climb:
     """float (N, C, H, W): the last iterate."""
 
 
+def _on(of: LossOf, y: Tensor) -> LossOf:
+    """The loss of rows by their number."""
+    return lambda logits, rows: of(logits, y[rows])
+
+
 def sensitivity(
     model: nn.Module, x: Tensor, y: Tensor, loss: str | LossOf, batch_size: int | None
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, K) and the gradient (N, C, H, W) of a loss, by its name or itself; what is not finite becomes 0."""
     of = LOSS_OF[loss] if isinstance(loss, str) else loss
-    logits, _, grad = ask_gradient(model, x, lambda answer, rows: of(answer, y[rows]), batch_size)
+    logits, _, grad = ask_gradient(model, x, _on(of, y), batch_size)
     return logits, grad.nan_to_num(0.0, 0.0, 0.0)
 
 
@@ -84,7 +89,7 @@ def climb(
             values = of(logits, labels)
         else:
             logits, values, grad = ask_gradient(
-                model, point, lambda answer, at, labels=labels: of(answer, labels[at]), batch_size,
+                model, point, _on(of, labels), batch_size,
                 leave=None if stay else labels,
             )  # fmt: skip
         done = misclassified(logits, labels)
@@ -117,8 +122,8 @@ def _smoothed(
     scale = eps / 4 if norm == "Linf" else eps / (4 * point[0].numel() ** (0.5 if norm == "L2" else 1.0))
     near = (point[:, None] + scale * noise).clamp_(0, 1).flatten(0, 1)
     labels = y.repeat_interleave(draws)
-    _, _, grad = ask_gradient(model, near, lambda answer, rows: of(answer, labels[rows]), batch_size)
-    return ascent(grad.nan_to_num(0.0, 0.0, 0.0), "L2").unflatten(0, (len(point), draws)).mean(1)
+    _, _, grad = ask_gradient(model, near, _on(of, labels), batch_size)
+    return ascent(grad.nan_to_num(0.0, 0.0, 0.0), "L2").view(len(point), draws, *point.shape[1:]).mean(1)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""G2: do other losses, and the same loss at another scale of the logits, break what the columns call robust?"""
+"""G2: whether other losses, or the same at another scale of the logits, break what the columns call robust."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from harness.attacks.asking import ask
 from harness.attacks.losses import LOSSES
 from harness.probes.campaign import run_campaign
-from harness.probes.climbing import LOSS_OF, climb, cosine, sensitivity
+from harness.probes.climbing import LOSS_OF, LossOf, climb, cosine, sensitivity
 from harness.probes.probe import Probe
 from harness.probes.standing import broken, gate, pairs_of, sample, standing
 from harness.probes.subject import Measured, Subject
@@ -19,7 +19,7 @@ RIVALS = ("ce", "ce_rescaled", "margin", "dlr")
 def measure(
     subject: Subject, *, examples: int = 96, steps: int = 20, scaled: int = 16, scales: tuple[float, ...] = (1e-3, 1e3)
 ) -> Measured:
-    """PGD of ``steps`` from the image with four losses on ``examples`` clean-correct images, and on those called robust.
+    """PGD of ``steps`` from the image with four losses on ``examples`` clean-correct images.
 
     Losses: cross-entropy, cross-entropy of logits over their median margin, margin, DLR. ``left`` are the shares of the
     correct images that each loss leaves standing, on the same images, so that a loss that is blind shows by itself.
@@ -34,7 +34,7 @@ def measure(
     x, y = subject.x[rows], subject.y[rows]
     logits = ask(subject.model, x, subject.batch_size)
     temperature = float(-LOSSES["margin"](logits, y).median())
-    losses = {**LOSS_OF, "ce_rescaled": partial(_scaled, 1 / max(temperature, 1e-12))}
+    losses: dict[str, LossOf] = {**LOSS_OF, "ce_rescaled": partial(_scaled, 1 / max(temperature, 1e-12))}
     left, found = {}, []
     alive = standing(subject)[rows]
     for name in RIVALS:

@@ -1,4 +1,4 @@
-"""G3: do gradients keep their direction, next to the image and along an attack?"""
+"""G3: whether gradients keep their direction, next to the image and along an attack."""
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ def measure(subject: Subject, *, examples: int = 96, steps: int = 20) -> Measure
         if step:
             along.append(cosine(ascent(grad, subject.norm), first[climbing]))
 
-    path = climb(subject.model, x, y, eps=subject.eps, norm=subject.norm, steps=steps, loss="ce", stay=True, watch=watch,
-                 batch_size=size)  # fmt: skip
+    path = climb(subject.model, x, y, eps=subject.eps, norm=subject.norm, steps=steps, loss="ce", stay=True,
+                 watch=watch, batch_size=size)  # fmt: skip
     return Measured(
         {
             "applicable": True, "examples": len(rows), "c1": mean(cosine(here, there)),

@@ -1,4 +1,4 @@
-"""G4: is the loss as linear inside the budget as an attack's gradients assume?"""
+"""G4: whether the loss is as linear inside the budget as an attack's gradients assume."""
 
 import torch
 from torch import Tensor
@@ -21,9 +21,10 @@ def measure(
 
     ``gamma``: the largest |L(x + d) - L(x) - d.g| an ascent of ``ascent_steps`` finds (arXiv 1907.02610), over
     |L(x + d) - L(x)| + 0.1 * the median margin. ``linear_error``: mean over random corners of the budget of
-    |L(x) + d.g - L(x + d)| / |L(x + d) - L(x)|. ``slope``: (L(x + d) - L(x)) / d.g after one full step d (Pintor et al.,
-    ESANN 2021). ``change``: mean over random neighbours within half the budget of |L(x + d) - L(x)| / |L(x)|, at most 1
-    (arXiv 2106.09947, indicator 2). Deep: ``examples=128, corners=16, neighbours=100``.
+    |L(x) + d.g - L(x + d)| / |L(x + d) - L(x)|.
+    ``slope``: (L(x + d) - L(x)) / d.g after one full step d (Pintor et al., ESANN 2021). ``change``: mean over random
+    neighbours within half the budget of |L(x + d) - L(x)| / |L(x)|, at most 1 (arXiv 2106.09947, indicator 2). Deep:
+    ``examples=128, corners=16, neighbours=100``.
     """
     rows = sample(subject, subject.correct, examples)
     stop = gate(subject, rows)

@@ -1,4 +1,4 @@
-"""G5: does the gradient predict what a step of an attack's size does, and is it the right way round?"""
+"""G5: whether the gradient predicts what a step of an attack's size does, and is the right way round."""
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def _slopes(subject: Subject, rows: Tensor, directions: int) -> dict[str, object
 
 
 def _differences(subject: Subject, x: Tensor, y: Tensor, grad: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """What the gradient says of the margin's change from ``x - step`` to ``x + step``, both in the box, and the change."""
+    """What the gradient says of the margin's change from ``x - step`` to ``x + step``, in the box, and the change."""
     high, low = (x + step).clamp(0, 1), (x - step).clamp(0, 1)
     seen = margin(ask(subject.model, high, subject.batch_size), y) - margin(
         ask(subject.model, low, subject.batch_size), y

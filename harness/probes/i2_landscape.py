@@ -46,10 +46,11 @@ def measure(
     return Measured(
         {
             "applicable": True, "examples": len(rows), "eps": subject.eps, "norm": subject.norm, "clipped": True,
-            "offsets": _plain(offsets), "profile": profile, "bend": median(_bend(offsets[near], curves["adversarial"][near])),
-            "grid_offsets": _plain(steps),
+            "offsets": _plain(offsets), "profile": profile,
+            "bend": median(_bend(offsets[near], curves["adversarial"][near])), "grid_offsets": _plain(steps),
             "surfaces": [
-                {"position": int(rows[at]), "label": int(subject.y[rows[at]]), "loss": [_plain(line) for line in surface[:, :, at]]}
+                {"position": int(rows[at]), "label": int(subject.y[rows[at]]),
+                 "loss": [_plain(line) for line in surface[:, :, at]]}
                 for at in few.tolist()
             ],
         }

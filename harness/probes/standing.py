@@ -72,3 +72,13 @@ def untrusted(subject: Subject) -> bool:
         return False
     slope = scales["beta_sign"].get("eps/4")
     return slope is None or not 0.2 <= slope <= 5.0
+
+
+def repaired(subject: Subject) -> bool:
+    """Whether a mitigation that ran before led a full attack to successes: then gradients have had their say."""
+    campaigns = [
+        subject.measured.get(name, {}).get("campaign") for name in ("g2-losses", "g5-multiscale", "a4-convergence")
+    ]
+    campaigns += subject.measured.get("a8-transfer", {}).get("peel", [])
+    campaigns += subject.measured.get("a9-bpda", {}).get("forms", [])
+    return any(entry and entry["attempted"] and entry["found"] for entry in campaigns)
