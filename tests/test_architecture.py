@@ -10,13 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PURE = (
     "harness.records", "harness.store", "harness.metrics", "harness.plan", "harness.errors", "harness.registry",
-    "harness.submission", "harness.suites", "harness.environment", "leaderboard.cli",
+    "harness.checks", "harness.judging", "harness.submission", "harness.suites", "harness.environment",
+    "leaderboard.cli",
 )  # fmt: skip
 """Modules that work without torch installed."""
 OWN = {
     "harness.attacks": {"harness.attacks", "harness.registry", "harness.errors"},
     "harness.datasets": {"harness.datasets", "harness.registry", "harness.errors"},
-    "harness.probes": {"harness.probes", "harness.registry", "harness.errors", "harness.records"},
+    "harness.probes": {"harness.probes", "harness.attacks", "harness.registry", "harness.errors", "harness.records"},
+    "harness.checks": {"harness.checks", "harness.metrics", "harness.registry", "harness.errors", "harness.records"},
     "leaderboard": {
         "leaderboard",
         "harness.records",
@@ -24,6 +26,8 @@ OWN = {
         "harness.metrics",
         "harness.errors",
         "harness.plan",
+        "harness.checks",
+        "harness.judging",
     },
 }
 """What a room may import of this project."""

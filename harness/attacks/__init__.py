@@ -4,14 +4,13 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from harness.attacks import autoattack
 from harness.attacks.apgd import NORMS as APGD_NORMS
-from harness.attacks.apgd import apgd, apgd_t
+from harness.attacks.apgd import apgd_ce, apgd_dlr, apgd_t
 from harness.attacks.budget import FRACTIONS, budget
 from harness.attacks.deepfool import NORMS as DEEPFOOL_NORMS
 from harness.attacks.deepfool import deepfool
@@ -104,8 +103,8 @@ for _attack in (
     Attack("pgd", pgd, "rampart-pgd-1", PGD_NORMS, passes=_steps),
     Attack("deepfool", deepfool, "rampart-deepfool-1", DEEPFOOL_NORMS, minimum_norm=True, passes=_linearised),
     Attack("budget", budget, "rampart-budget-1", APGD_NORMS, minimum_norm=True, passes=_budgets),
-    Attack("apgd-ce", apgd, "rampart-apgd-1", APGD_NORMS, passes=_steps),
-    Attack("apgd-dlr", partial(apgd, loss="dlr"), "rampart-apgd-1", APGD_NORMS, passes=_steps),
+    Attack("apgd-ce", apgd_ce, "rampart-apgd-1", APGD_NORMS, passes=_steps),
+    Attack("apgd-dlr", apgd_dlr, "rampart-apgd-1", APGD_NORMS, passes=_steps),
     Attack("apgd-t", apgd_t, "rampart-apgd-1", APGD_NORMS, passes=_targeted),
     Attack("fab-t", fab_t, "rampart-fab-1", FAB_NORMS, passes=_targeted),
     Attack("square", square, "rampart-square-1", SQUARE_NORMS, passes=_queries),

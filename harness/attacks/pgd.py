@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.asking import ask, ask_gradient, reveal
+from harness.attacks.asking import Loss, ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent
 from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
 from harness.attacks.losses import LOSSES
@@ -93,14 +93,12 @@ def _ascend(
     fooled = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     rows = torch.arange(len(point), device=point.device)
     for step in range(steps + 1):
-        last, labels = step == steps, y
+        last = step == steps
         if last:
             logits = ask(model, point, batch_size)
             losses = loss(logits, y)
         else:
-            logits, losses, grad = ask_gradient(
-                model, point, lambda answer, at, labels=labels: loss(answer, labels[at]), batch_size, leave=labels
-            )
+            logits, losses, grad = ask_gradient(model, point, _against(y, loss), batch_size, leave=y)
         done = reveal(model, point, logits, y, batch_size)
         better = done | (losses > values[rows])
         best[rows[better]] = point[better]
@@ -113,3 +111,12 @@ def _ascend(
             rows, y, ball, point, grad = rows[keep], y[keep], ball.select(keep), point[keep], grad[keep]
         point = ball.project_(point.add_(ascent(grad, ball.norm), alpha=step_size))
     return best, values, fooled
+
+
+def _against(y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """``loss`` for rows asked about by their positions in ``y``."""
+
+    def of(logits: Tensor, rows: Tensor) -> Tensor:
+        return loss(logits, y[rows])
+
+    return of
