@@ -171,7 +171,7 @@ EPS = "threat_models[0].eps: expected a positive fraction such as '8/255' or '0.
         ('"my-model"', '"../x"', "id: expected at most 80 lowercase letters, digits"),
         ('"my-model"', '"recipes"', "id: expected a name other than architectures, recipes, got 'recipes'"),
         ('"cifar10"', '"cifar11"', "dataset[0]: unknown dataset 'cifar11': did you mean 'cifar10'?"),
-        ('"cifar10"', '"cifar10-sample"', "did you mean 'cifar10'? known: cifar10, cifar100, npz"),
+        ('"cifar10"', '"cifar10-sample"', "did you mean 'cifar10'? known: cifar10, cifar100, "),
         ('"cifar10"', "[]", "dataset: expected one or more different data sets, got []"),
         (
             '"cifar10"', '["cifar10", "cifar100"]',

@@ -126,7 +126,7 @@ def test_what_a_training_run_publishes_is_a_valid_submission(tmp_path) -> None:
         "tiny", "A title with \"quotes\" and é", "natural", kwargs={"width": 4, "strides": "1222"},
         paper="https://arxiv.org/abs/1412.6572", notes="Two\nlines",
     )  # fmt: skip
-    history = [{"seconds": 1.0, "natural": 0.5, "fgsm": 0.1, "pgd_10": 0.0}]
+    history = [{"epoch": 1, "seconds": 1.0, "natural": 0.5, "fgsm": 0.1, "pgd_10": 0.0}]
     folder = publish(build(**config.kwargs), config, history, out=tmp_path)
     found = read(folder, tmp_path)
     assert found.card.title == config.title and found.card.kwargs == config.kwargs

@@ -5,6 +5,7 @@ CARD = """\
 
 # Optional; take away the "#". The other tables must stay below these lines.
 # authors = ["First Author", "Second Author"]
+# architecture = "WideResNet-28-10"
 # paper = "https://arxiv.org/abs/..."
 # venue = "ICLR"
 # year = 2020
@@ -87,7 +88,7 @@ def files(submission: str, dataset: str, classes: int | None) -> dict[str, str]:
         f'id = "{submission}"': "the folder's name",
         f'title = "{submission}"': "as the board shows it",
         f'dataset = "{dataset}"': "cifar10, cifar100, npz, or a list of them",
-        'entry = "model.py:build"': 'or "package.module:function"',
+        'entry = "model.py:build"': 'or "package.module:function", "robustbench:NAME" ...',
         f"kwargs = {{ classes = {classes or 10} }}": "given to build()",
     }
     lines = [f"{line:<34} # {meaning}" for line, meaning in first.items()]
