@@ -28,6 +28,8 @@ TOLERANCE = 1e-4
 LARGE = ("70_16", "70-16", "94-16", "106_16", "82-8", "Bai2023", "Bai2024", "34_20", "A4", "L12", "ResNest152", "70-20")
 """Parts of the names of entries that take minutes."""
 
+WAITING: dict[str, object] = {"reason": "not run yet"}
+
 
 def saved(network, dataset: str, board: str, name: str, folder: Path) -> list[dict[str, str]]:
     """Write the files that RobustBench would publish for ``network``; weights wrapped as training scripts do."""
@@ -129,6 +131,7 @@ def alone(*names: str) -> dict[str, object]:
 
 def table(rows: list[tuple[tuple[str, str, str], dict[str, object]]]) -> str:
     held = [row for _, row in rows if "reason" not in row]
+    waiting = sum(row == WAITING for _, row in rows)
     lines = [
         "# Census of RobustBench's CIFAR entries", "",
         "Every CIFAR-10 and CIFAR-100 entry of the installed package, built with random weights, saved, loaded through",
@@ -139,7 +142,7 @@ def table(rows: list[tuple[tuple[str, str, str], dict[str, object]]]) -> str:
         f"robustbench {metadata.version('robustbench')}, timm {metadata.version('timm')}, "
         f"torch {metadata.version('torch')}, Python {sys.version.split()[0]}, one processor thread; "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}.", "",
-        f"{len(held)} of {len(rows)} entries held.", "",
+        f"{len(held)} of {len(rows)} entries held, {waiting} not run yet.", "",
         "| dataset | board | entry | parameters | files | seconds | peak GB | result |",
         "|---|---|---|--:|--:|--:|--:|---|",
     ]  # fmt: skip
@@ -176,8 +179,8 @@ def main() -> int:
                 file.write(json.dumps([names, rows[names]]) + "\n")
             sys.stdout.write(f"{names} {json.dumps(rows[names])}\n")
             sys.stdout.flush()
-    arguments.table.parent.mkdir(exist_ok=True)
-    arguments.table.write_text(table([(names, rows[names]) for names in wanted]))
+        arguments.table.parent.mkdir(exist_ok=True)
+        arguments.table.write_text(table([(item, rows.get(item, WAITING)) for item in wanted]))
     return 0
 
 
