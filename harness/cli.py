@@ -26,6 +26,8 @@ from harness.arguments import (
     submission_roots,
 )
 from harness.cli_bench import bench
+from harness.cli_check import check
+from harness.cli_import import import_
 from harness.errors import UserError
 from harness.records import ThreatModel
 
@@ -113,7 +115,7 @@ def validate(
     from harness.models import WorkerOptions
     from harness.submission import discover
     from harness.validate import Check
-    from harness.validate import validate as check
+    from harness.validate import validate as examine
 
     found = discover(submission_roots(roots))
     options = WorkerOptions(device=resolve_device(device), memory_limit=memory_limit or default_memory_limit(1))
@@ -122,7 +124,7 @@ def validate(
         if name in found.problems:
             outcome[name] = [Check("card", False, str(found.problems[name]))]
         elif name in found.submissions:
-            outcome[name] = check(found.submissions[name], options=options, timeout=timeout)
+            outcome[name] = examine(found.submissions[name], options=options, timeout=timeout)
         else:
             raise UnknownNameError("submission", name, [*found.submissions, *found.problems])
     if as_json:
@@ -305,6 +307,8 @@ def verify(
 
 
 app.add_command(bench)
+app.add_command(check)
+app.add_command(import_, "import")
 
 
 def main(argv: list[str] | None = None) -> int:
