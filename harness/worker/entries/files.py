@@ -51,7 +51,7 @@ class Script(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W)."""
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined, no-untyped-call]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             logits: Tensor = self.script(x)
         return logits
 
