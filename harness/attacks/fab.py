@@ -268,4 +268,5 @@ def _length(delta: Tensor, norm: str) -> Tensor:
     if norm == "Linf":
         # Ten times as fast on a CPU as torch.linalg.vector_norm, in torch 2.15.
         return delta.abs().amax(-1)
-    return torch.linalg.vector_norm(delta, ord=2 if norm == "L2" else 1, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(delta, ord=2 if norm == "L2" else 1, dim=-1)
+    return length

@@ -9,8 +9,9 @@ _ROUNDS = 100
 """Newton's method ends by itself after a handful of rounds; this only bounds what rounding errors could do."""
 _TOLERANCE = 4e-7
 """Part of the wanted offset that may be missing in the end: what float32 sums over an image leave open."""
-_LARGEST = 128
-"""How many of the largest weights are sorted at first: in L1 few pixels move, and all by as much as they can."""
+_LARGEST = (48, 512)
+"""How many of the largest weights are sorted at first, and next: in L1 few pixels move, all as far as they can. Up to a
+64th of an image's pixels are found twice as fast."""
 
 
 def project(points: Tensor, weight: Tensor, offset: Tensor, norm: str) -> Tensor:
@@ -63,7 +64,8 @@ def _fill_largest(room: Tensor, size: Tensor, need: Tensor) -> Tensor:
     """How far every pixel moves in L1, (N, M, d): the pixels of largest ``size`` first, each as far as it can."""
     length = torch.zeros_like(room)
     rows = torch.arange(len(room), device=room.device)
-    for count in (min(_LARGEST, room.shape[2]), room.shape[2]):
+    pixels = room.shape[2]
+    for count in (*(count for count in _LARGEST if count < pixels), pixels):
         short = _fill(length, rows, room[rows], size[rows], need[rows], count)
         rows = rows[short]
         if not len(rows):
