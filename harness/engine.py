@@ -11,25 +11,18 @@ from torch import Tensor
 from harness import environment
 from harness.attacks import Attack, find_attack
 from harness.attacks.randomness import ExampleGenerators
+from harness.corrupting import run_corruption
 from harness.counting import Ledger
-from harness.datasets import Dataset
+from harness.datasets import Corrupted, Dataset
 from harness.errors import BreachError, UserError
 from harness.inspection import classify, distance, inspect, margins, within
+from harness.layouts import logits_again, logits_of, with_logits
 from harness.models import Description, ModelWorker, RemoteModel, WorkerError
 from harness.outcome import Found, Outcome, Settings
 from harness.plan import Work
 from harness.probes.footprint import measure
 from harness.probing import Evidence, run_probe
 from harness.records import Cost, Example, Failure, Footprint, Record, Status, Task
-
-
-def _logits(worker: ModelWorker, x: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([worker.forward(part)[0] for part in torch.split(x, batch_size)])
-
-
-def _logits_again(worker: ModelWorker, x: Tensor, batch_size: int) -> Tensor:
-    """The same question in another batch layout: reversed order, batches about a third smaller."""
-    return _logits(worker, x.flip(0), max(1, batch_size * 2 // 3)).flip(0)
 
 
 def _survivors(correct: Tensor, earlier: Sequence[Record]) -> tuple[Tensor, Mapping[int, int]]:
@@ -67,25 +60,16 @@ def _attack(
 
 def _run_clean(work: Work, dataset: Dataset, worker: ModelWorker, batch_size: int) -> Found:
     x, y = dataset.tensors(work.shard.start, work.shard.stop)
-    first = _logits(worker, x, batch_size)
-    again = _logits_again(worker, x, batch_size)
+    first = logits_of(worker, x, batch_size)
+    again = logits_again(worker, x, batch_size)
     predictions = classify(again)
-    margin = margins(again, _inside(y, again))
+    margin = margins(again, with_logits(y, again))
     rows = [
         Example(work.shard.start + row, int(y[row]), int(predictions[row]), int(predictions[row]), True, 0.0, 0.0,
                 float(margin[row]), 2, 0)
         for row in range(len(y))
     ]  # fmt: skip
     return Found(rows, int((classify(first) != predictions).sum()))
-
-
-def _inside(y: Tensor, logits: Tensor) -> Tensor:
-    """``y``, after checking that every label is a class of the network."""
-    if int(y.max()) >= logits.shape[1]:
-        raise BreachError(
-            "contract", f"label {int(y.max())} has no logit: the network returns {logits.shape[1]} classes"
-        )
-    return y
 
 
 def _run_attack(
@@ -96,8 +80,8 @@ def _run_attack(
     attack = find_attack(task.attack, task.implementation)
     eps, norm = task.threat.value, task.threat.norm
     x, y = dataset.tensors(shard.start, shard.stop)
-    clean_logits = _logits(worker, x, batch_size)
-    _inside(y, clean_logits)
+    clean_logits = logits_of(worker, x, batch_size)
+    with_logits(y, clean_logits)
     clean = classify(clean_logits)
     if task.cascade:
         attempted, fallen = _survivors(clean == y, earlier)
@@ -116,8 +100,8 @@ def _run_attack(
     x_adv[chosen] = returned
     delta = x_adv - x
     linf, l2 = distance(delta, "Linf"), distance(delta, "L2")
-    first = classify(_logits(worker, returned, batch_size)) if len(chosen) else clean[:0]
-    again = _logits_again(worker, returned, batch_size) if len(chosen) else clean_logits[:0]
+    first = classify(logits_of(worker, returned, batch_size)) if len(chosen) else clean[:0]
+    again = logits_again(worker, returned, batch_size) if len(chosen) else clean_logits[:0]
     mismatches = int((first != classify(again)).sum())
 
     deciding = clean_logits.clone()
@@ -165,11 +149,12 @@ def run_shard(
     earlier: Sequence[Record],
     settings: Settings,
     evidence: Evidence | None = None,
+    corrupted: Corrupted | None = None,
 ) -> Outcome:
     """Run one shard; whatever the network or the attack does, the answer is a record.
 
     ``earlier`` are the records of the cascade members before this task on the same span; a probe reads ``evidence``
-    instead. ``worker`` must be loaded, except for the cost task, which loads it afresh so that the peaks are its own.
+    instead, a corruption takes its images from ``corrupted``. ``worker`` must be loaded, except for the cost task, which loads it afresh so that the peaks are its own.
     """
     began = time.monotonic()
     task = work.shard.task
@@ -190,6 +175,8 @@ def run_shard(
                 found = _run_clean(work, dataset, worker, settings.batch_size)
             elif task.kind == "probe":
                 found = run_probe(work, dataset, worker, evidence or Evidence(), settings)
+            elif task.kind == "corruption":
+                found = run_corruption(work, dataset, corrupted, worker, settings.batch_size)
             else:
                 found = _run_attack(work, dataset, worker, earlier, settings)
     except BreachError as error:

@@ -17,6 +17,10 @@ PROBING = 3000.0
 """Forward passes taken for one probe of which nothing is known."""
 
 
+CORRUPTING = 0.0005
+"""Seconds taken to draw the corrupted version of an image."""
+
+
 @dataclass
 class Forecast:
     """Learns speeds and durations, and says what the rest will take."""
@@ -55,6 +59,8 @@ class Forecast:
             return PROBING * (speed.forward + speed.backward / 3)
         if task.kind == "clean":
             return 2 * images * speed.forward
+        if task.kind == "corruption":
+            return images * (3 * speed.forward + CORRUPTING)
         forwards, backwards = find_attack(task.attack, task.implementation).passes(task.params, self.classes)
         share = self.surviving.get(shard.submission, SURVIVING)
         return images * share * (forwards * speed.forward + backwards * speed.backward) + 4 * images * speed.forward

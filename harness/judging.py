@@ -52,7 +52,7 @@ def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: Thre
     absent: dict[str, str] = {}
     correct: tuple[bool, ...] = ()
     for task in candidate.tasks:
-        if task.threat not in {None, threat} or task.kind == "cost":
+        if task.threat not in {None, threat} or task.kind in {"cost", "corruption"}:
             continue
         records, why = _complete(root, manifest, candidate, task)
         rows = [row for record in records for row in record.examples]

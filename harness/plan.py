@@ -1,7 +1,7 @@
 """From what was asked and what lies on disk to the shards still to run. Pure: no torch, no clock, no disk."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -9,6 +9,10 @@ from harness.records import Candidate, Identity, Manifest, Record, Shard, Status
 
 SHARD_SIZE = 100
 """Examples per shard: what a killed run can lose at most, per worker."""
+
+
+CELL_SIZE = 1000
+"""Examples per shard of a corruption: three forward passes each, and seventy-five cells of them."""
 
 
 class State(StrEnum):
@@ -37,13 +41,33 @@ def spans(n: int, size: int = SHARD_SIZE) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def task_spans(manifest: Manifest, task: Task) -> tuple[tuple[int, int, str], ...]:
-    """The spans a task is cut into: cost is measured on the first one, a probe looks at all examples at once."""
+Span = tuple[int, int, str]
+"""(start, stop, sha256 of the span's images and labels)."""
+
+
+def _joined(spans: Sequence[Span]) -> Span:
+    """Several spans that follow on each other as one."""
+    if len(spans) == 1:
+        return spans[0]
+    whole = hashlib.sha256(" ".join(digest for _, _, digest in spans).encode()).hexdigest()
+    return spans[0][0], spans[-1][1], whole
+
+
+def task_spans(manifest: Manifest, task: Task) -> tuple[Span, ...]:
+    """The spans a task is cut into.
+
+    Cost is measured on the first one, a probe looks at all examples at once, and a corruption, which is cheap and has
+    many sisters, at ``CELL_SIZE`` of them.
+    """
     if task.kind == "cost":
         return manifest.spans[:1]
-    if task.kind == "probe" and len(manifest.spans) > 1:
-        whole = hashlib.sha256(" ".join(digest for _, _, digest in manifest.spans).encode()).hexdigest()
-        return ((manifest.spans[0][0], manifest.spans[-1][1], whole),)
+    if task.kind == "probe" and manifest.spans:
+        return (_joined(manifest.spans),)
+    if task.kind == "corruption":
+        blocks: dict[int, list[Span]] = {}
+        for span in manifest.spans:
+            blocks.setdefault(span[0] // CELL_SIZE, []).append(span)
+        return tuple(_joined(block) for block in blocks.values())
     return manifest.spans
 
 

@@ -65,13 +65,14 @@ class Task:
     """One thing measured on a submission; its ``key`` is the recipe's public name."""
 
     name: str
-    """``clean``, ``cost``, the attack's recipe, e.g. ``pgd-20``, or the probe's name, e.g. ``c1-output``."""
+    """``clean``, ``cost``, the attack's recipe, e.g. ``pgd-20``, the probe's name, e.g. ``c1-output``, or a corruption
+    and its severity, e.g. ``gaussian_noise-3``."""
     kind: str
-    """``clean``, ``attack``, ``cost`` or ``probe``."""
+    """``clean``, ``attack``, ``cost``, ``probe`` or ``corruption``."""
     attack: str = ""
     """Name in the attack registry; empty unless ``kind`` is ``attack``."""
     params: dict[str, Any] = field(default_factory=dict)
-    """Every parameter of the attack except the budget."""
+    """Every parameter of the attack except the budget; of a corruption its name, severity and data set."""
     threat: ThreatModel | None = None
     """Budget; None for ``clean``, ``cost`` and probes that need none."""
     implementation: str = ""
@@ -84,7 +85,9 @@ class Task:
 
     @property
     def key(self) -> str:
-        """``pgd-20@Linf-8/255``; ``clean`` and ``cost`` have no budget."""
+        """``pgd-20@Linf-8/255``, ``fog-3@cifar10-c``; ``clean`` and ``cost`` are bare."""
+        if self.kind == "corruption":
+            return f"{self.name}@{self.params['dataset']}"
         return f"{self.name}@{self.threat}" if self.threat else self.name
 
 
@@ -135,7 +138,8 @@ class Example:
     """Class predicted for the image itself; -1 when a logit was not finite."""
     adversarial_prediction: int
     """Class predicted, in a fresh forward, for the perturbed image when it lies inside the budget, else for the
-    image itself; -1 when a logit was not finite. For the clean task it equals ``clean_prediction``."""
+    image itself; -1 when a logit was not finite. For the clean task it equals ``clean_prediction``, for a corruption
+    it is the class predicted for the corrupted image."""
     attempted: bool
     """Whether the attack was given this example."""
     linf: float
@@ -158,6 +162,11 @@ class Example:
     def robust(self) -> bool:
         """Classified as labelled before and after the attack."""
         return self.correct and self.adversarial_prediction == self.label
+
+    @property
+    def correct_after(self) -> bool:
+        """The other image is classified as labelled, whatever became of the image itself: a corruption's accuracy."""
+        return self.adversarial_prediction == self.label
 
     @property
     def consistent(self) -> bool:

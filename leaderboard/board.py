@@ -2,20 +2,30 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from harness.checks.verdict import ColumnFlag
+from harness.judging import Judgement
 from harness.metrics import Accuracy, proportion
 from harness.records import Task, ThreatModel
 from leaderboard.cells import Cell, not_asked, number
 from leaderboard.entries import Entry
 from leaderboard.evidence import Evidence
 from leaderboard.links import slug
+from leaderboard.validity import flags_of
 
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 """Members, in order, that a cascade must have to be called AutoAttack (Croce and Hein 2020, arXiv 2003.01690)."""
 FAMILIES = ("fgsm", "pgd", "deepfool")
 """Order of the attack columns outside of cascades; other attacks follow."""
+
+
+def attacks_of(entry: Entry, threat: ThreatModel) -> dict[str, Evidence]:
+    """The attacks of an entry under one threat model, by task key; probes are no attacks."""
+    return {
+        key: item for key, item in entry.evidence.items() if item.task.kind == "attack" and item.task.threat == threat
+    }
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,6 @@ class Row:
     """Shares its rank with another row."""
     reason: str = ""
     """Why it has no rank."""
-    verdict: str = "unchecked"
-    findings: tuple[dict[str, Any], ...] = field(default=())
 
     @property
     def id(self) -> str:
@@ -53,6 +61,36 @@ class Row:
         return self.robust[f"worst-case@{self.threat}"]
 
     @property
+    def judgement(self) -> Judgement | None:
+        """What the validity battery says; None when no run asked for it or the clean predictions are not there."""
+        return self.entry.judged.get(self.threat)
+
+    @property
+    def verdict(self) -> str:
+        """The battery's word; ``unchecked`` when it did not run."""
+        return self.judgement.verdict.word if self.judgement else "unchecked"
+
+    @property
+    def corrected(self) -> Cell:
+        """Best known robust accuracy: right after every attack and every verified witness of a probe."""
+        if self.judgement is None:
+            return not_asked("the validity battery")
+        if not self.worst.complete:
+            return self.worst
+        known = zip(self.judgement.case.best_known, self.worst.flags, strict=True)
+        return number([left and stands for left, stands in known])
+
+    @property
+    def standing(self) -> Cell:
+        """What the row is ranked by: the corrected accuracy, or the worst case where no battery ran."""
+        return self.corrected if self.judgement else self.worst
+
+    @property
+    def flags(self) -> dict[str, ColumnFlag]:
+        """Columns that the battery does not call true, by task key."""
+        return flags_of(self.judgement, self.entry.cascades, self.robust)
+
+    @property
     def cost(self) -> Evidence | None:
         """What was measured of its cost; None when nobody asked."""
         return next((item for item in self.entry.evidence.values() if item.task.kind == "cost"), None)
@@ -65,7 +103,7 @@ class Row:
     @property
     def attacks(self) -> dict[str, Evidence]:
         """The attacks under this board's threat model, by task key."""
-        return {key: item for key, item in self.entry.evidence.items() if item.task.threat == self.threat}
+        return attacks_of(self.entry, self.threat)
 
     def per_class(self, cell: Cell) -> dict[int, Accuracy]:
         """``cell`` split by label; empty without a number."""
@@ -89,7 +127,7 @@ class Board:
     threat: ThreatModel
     class_names: tuple[str, ...]
     rows: tuple[Row, ...]
-    """Ranked rows by rank, then those without a rank."""
+    """Ranked rows by rank, then those without a rank, then those outside of the protocol."""
     tasks: dict[str, tuple[Task, ...]]
     """The attacks of the board by key, in column order, each with its distinct recipes."""
 
@@ -169,7 +207,7 @@ def _robust(attacks: dict[str, Evidence], item: Evidence) -> Cell:
 
 def make_row(entry: Entry, threat: ThreatModel) -> Row:
     """The cells of one submission under one threat model, still without a rank."""
-    attacks = {item.task.key: item for item in entry.evidence.values() if item.task.threat == threat}
+    attacks = attacks_of(entry, threat)
     robust = {task.key: _robust(attacks, attacks[task.key]) for task in column_order(i.task for i in attacks.values())}
     worst = _all_of(list(robust.items())) if robust else not_asked("an attack under this threat model")
     members = entry.cascades.get(("autoattack", threat), ())

@@ -8,9 +8,11 @@ from typing import Any
 
 from harness import store
 from harness.errors import ResultsError, UserError
+from harness.judging import Judgement
 from harness.records import Candidate, Manifest, Task, ThreatModel
 from leaderboard.cells import State
 from leaderboard.evidence import Evidence, Span, gather
+from leaderboard.validity import judge_all
 
 Cascade = tuple[str, ThreatModel]
 """Name of a cascade and the threat model it runs under."""
@@ -46,6 +48,8 @@ class Entry:
     """By task key, in the order of the runs."""
     cascades: dict[Cascade, tuple[str, ...]]
     """Task keys of the members, in the order they run."""
+    judged: dict[ThreatModel, Judgement]
+    """What the validity battery says; nothing for a threat model without probes."""
 
     @property
     def id(self) -> str:
@@ -101,7 +105,7 @@ def _entry(root: Path, asked: Sequence[tuple[Manifest, Candidate]]) -> Entry:
     wanted: dict[str, Task] = {}
     for task in tasks:
         wanted.setdefault(task.key, task)
-    labels: dict[int, tuple[int, ...]] = {}
+    labels: dict[tuple[int, int], tuple[int, ...]] = {}
     return Entry(
         root=root,
         dataset=manifest.dataset,
@@ -114,6 +118,7 @@ def _entry(root: Path, asked: Sequence[tuple[Manifest, Candidate]]) -> Entry:
         runs=tuple(Run(run.suite, run.created) for run, _ in joined),
         evidence={key: gather(root, manifest, candidate, task, labels) for key, task in wanted.items()},
         cascades=_members(tasks),
+        judged=judge_all(root, manifest, candidate, tasks),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from harness import store
+from harness import plan, store
 from harness.records import Candidate, Environment, Footprint, Identity, Manifest, Record, Shard, Status, Task
 from leaderboard.cells import Cell, State, number
 
@@ -59,6 +59,8 @@ class Evidence:
     batch_sizes: tuple[int, ...] = ()
     mismatches: int = 0
     """Predictions that changed when they were asked again in another batch layout."""
+    nonfinite_gradients: int = 0
+    """Gradients with a value that was not finite, of all that the attack asked for."""
 
     def cell(self, flags: Sequence[bool] | None) -> Cell:
         """A number made of ``flags`` when this task is complete, else the reason why there is none."""
@@ -94,6 +96,8 @@ def _damage(record: Record, labels: Sequence[int] | None) -> str:
             math.isfinite(value) for item in speeds for value in (item.examples_per_second, item.low, item.high)
         )
         return "" if found and finite else "the record holds no figures, or some that are not finite"
+    if shard.task.kind == "probe" and not record.examples:
+        return ""
     if [row.index for row in record.examples] != list(range(shard.start, shard.stop)):
         return f"expected examples {shard.start} to {shard.stop - 1} once each, got {len(record.examples)} rows"
     if labels is not None and [row.label for row in record.examples] != list(labels):
@@ -102,14 +106,14 @@ def _damage(record: Record, labels: Sequence[int] | None) -> str:
 
 
 def gather(
-    root: Path, manifest: Manifest, candidate: Candidate, task: Task, labels: dict[int, tuple[int, ...]]
+    root: Path, manifest: Manifest, candidate: Candidate, task: Task, labels: dict[tuple[int, int], tuple[int, ...]]
 ) -> Evidence:
     """Read the records of one task below ``root``.
 
-    ``labels`` maps the start of a span to its labels; the first task read fills it, later ones must agree.
+    ``labels`` maps a span to its labels; the first task read fills it, later ones must agree.
     ``ResultsError`` when a record was written by a newer version.
     """
-    spans = manifest.spans[:1] if task.kind == "cost" else manifest.spans
+    spans = plan.task_spans(manifest, task)
     good: list[Record] = []
     problems: list[Problem] = []
     stale: list[str] = []
@@ -125,11 +129,11 @@ def gather(
             state = State.SKIPPED if record.status is Status.SKIPPED else State.FAILED
             kind, message = (record.failure.kind, record.failure.message) if record.failure else ("unknown", "")
             problems.append(Problem(start, stop, state, kind, message))
-        elif damage := _damage(record, labels.get(start)):
+        elif damage := _damage(record, labels.get((start, stop))):
             problems.append(Problem(start, stop, State.FAILED, "damaged", damage))
         else:
             if record.examples:
-                labels.setdefault(start, tuple(row.label for row in record.examples))
+                labels.setdefault((start, stop), tuple(row.label for row in record.examples))
             good.append(record)
     asked = sum(stop - start for start, stop, _ in spans)
     done = sum(record.shard.stop - record.shard.start for record in good)
@@ -140,7 +144,7 @@ def gather(
         state=state,
         text=text,
         detail=detail,
-        outcomes=_outcomes(good) if complete and task.kind != "cost" else None,
+        outcomes=_outcomes(good) if complete and task.kind in {"clean", "attack"} else None,
         footprint=good[0].footprint if complete and task.kind == "cost" else None,
         problems=tuple(problems),
         environments=_distinct(record.environment for record in good),
@@ -149,6 +153,7 @@ def gather(
         backwards=sum(record.cost.backwards for record in good),
         batch_sizes=tuple(sorted({record.cost.batch_size for record in good})),
         mismatches=sum(record.mismatches for record in good),
+        nonfinite_gradients=sum(record.nonfinite_gradients for record in good),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from harness.metrics import mcnemar
 from harness.records import Task
 from leaderboard.board import Row, name_of
+from leaderboard.validity import protocol_reason
 
 SIGNIFICANCE = 0.05
 """Two rows whose paired outcomes differ with a p-value of at least this share a rank."""
@@ -22,6 +23,15 @@ def _parameters(task: Task) -> str:
 
 def _recipes(row: Row) -> Recipes:
     return {key: _parameters(item.task) for key, item in row.attacks.items()}
+
+
+def _outside(row: Row) -> str:
+    """Why the battery takes the row out of the ranking, in words; empty when it does not."""
+    if row.judgement is None:
+        return ""
+    if row.verdict == "protocol":
+        return f"outside the protocol: {protocol_reason(row.judgement.findings)}"
+    return "its attacks do not work on it, the true number is unknown" if row.verdict == "attack-invalid" else ""
 
 
 def _incomplete(row: Row) -> str:
@@ -73,16 +83,18 @@ def _difference(row: Row, wanted: Recipes) -> str:
 
 
 def _order(row: Row) -> tuple[float, float, str]:
-    worst, natural = row.worst.accuracy, row.natural.accuracy
+    worst, natural = row.standing.accuracy, row.natural.accuracy
     return -(worst.value if worst else -1), -(natural.value if natural else -1), row.id
 
 
 def rank(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rank by worst-case accuracy; a row not significantly below the best of its group shares that one's rank.
+    """Rank by worst-case accuracy, corrected where the battery ran; a row not significantly below the best of its group
+    shares that one's rank.
 
-    The test is McNemar's on the same examples. Rows that are incomplete or not comparable follow, with the reason.
+    The test is McNemar's on the same examples. Rows that are incomplete or not comparable follow, with the reason, then
+    those outside of the protocol.
     """
-    reasons = {row.id: _incomplete(row) for row in rows}
+    reasons = {row.id: _outside(row) or _incomplete(row) for row in rows}
     complete = [row for row in rows if not reasons[row.id]]
     if complete:
         wanted = _common(complete)
@@ -93,11 +105,14 @@ def rank(rows: Sequence[Row]) -> tuple[Row, ...]:
     ranked: list[Row] = []
     for row in sorted((row for row in complete if not reasons[row.id]), key=_order):
         leader = next((item for item in ranked if item.rank == ranked[-1].rank), None) if ranked else None
-        if leader and mcnemar(leader.worst.flags, row.worst.flags) >= SIGNIFICANCE:
+        if leader and mcnemar(leader.standing.flags, row.standing.flags) >= SIGNIFICANCE:
             ranked.append(replace(row, rank=leader.rank))
         else:
             ranked.append(replace(row, rank=len(ranked) + 1))
     shared = Counter(row.rank for row in ranked)
     ranked = [replace(row, tied=shared[row.rank] > 1) for row in ranked]
     rest = [replace(row, reason=reasons[row.id]) for row in rows if reasons[row.id]]
-    return (*ranked, *sorted(rest, key=lambda row: (row.natural.accuracy is None, *_order(row))))
+    return (
+        *ranked,
+        *sorted(rest, key=lambda row: (row.verdict == "protocol", row.natural.accuracy is None, *_order(row))),
+    )

@@ -13,6 +13,7 @@ from leaderboard.cells import Cell
 from leaderboard.entries import Entry, read_roots
 from leaderboard.evidence import same_recipe
 from leaderboard.ranking import rank
+from leaderboard.validity import findings_object
 
 
 def _board(entries: Sequence[Entry], threat: ThreatModel) -> Board:
@@ -89,6 +90,7 @@ def row_object(board: Board, row: Row) -> dict[str, Any]:
         "natural_accuracy": accuracy_object(row.natural),
         "robust_accuracy": {key: accuracy_object(row.robust.get(key)) for key in board.robust_keys},
         "consistency_accuracy": {key: accuracy_object(row.consistency.get(key)) for key in board.consistency_keys},
+        "corrected_accuracy": accuracy_object(row.corrected),
         "parameters": cost.parameters if cost else None,
         "macs": cost.macs if cost else None,
         "throughput": {
@@ -100,7 +102,7 @@ def row_object(board: Board, row: Row) -> dict[str, Any]:
             "attack": cost.peak_attack_bytes if cost else None,
         },
         "verdict": row.verdict,
-        "findings": list(row.findings),
+        "findings": findings_object(row.judgement),
         "states": _states(board, row),
     }
 
@@ -141,6 +143,7 @@ def frame(boards: Sequence[Board]) -> pd.DataFrame:
             for kind in ("robust", "consistency"):
                 for key, value in item[f"{kind}_accuracy"].items():
                     flat |= _spread(f"{kind}_{name_of(key)}", value)
+            flat |= _spread("corrected_accuracy", item["corrected_accuracy"])
             flat |= {"parameters": item["parameters"], "macs": item["macs"]}
             flat |= {f"throughput_{key}": value for key, value in item["throughput"].items()}
             flat |= {f"peak_memory_bytes_{key}": value for key, value in item["peak_memory_bytes"].items()}

@@ -424,3 +424,16 @@ def test_forward_mode_that_is_missing_is_said_so(tmp_path, small) -> None:
     with ModelWorker(hand_made(tmp_path / "custom", code), WorkerOptions(image_shape=(3, 8, 8))) as worker:
         worker.start(TIMEOUT)
         assert worker.jvp(small, small) is None
+
+
+def test_reentrant_checkpoints_give_their_gradient(small) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    from harness.worker.optimise import pull_back
+
+    net, weights = Base().requires_grad_(False), torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    leaf = small.clone().requires_grad_()
+    found = pull_back(checkpoint(net, leaf * 1, use_reentrant=True), leaf, weights)
+    expected = pull_back(net(leaf), leaf, weights)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert leaf.grad is None

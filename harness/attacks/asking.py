@@ -20,7 +20,7 @@ def batches(n: int, batch_size: int | None) -> list[slice]:
 def ask(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), without a graph; N is at least 1."""
     with torch.no_grad():
-        return torch.cat([model(x[part]) for part in batches(len(x), batch_size)])
+        return _joined([model(x[part]) for part in batches(len(x), batch_size)])
 
 
 def ask_gradient(
@@ -54,7 +54,12 @@ def ask_gradient(
             gradients.append(input_gradient(values, leaf, wanted=chosen))
         logits.append(answer.detach())
         losses.append(values.detach())
-    return torch.cat(logits), torch.cat(losses), torch.cat(gradients)
+    return _joined(logits), _joined(losses), _joined(gradients)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """``parts`` one after the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def reveal(model: nn.Module, x: Tensor, logits: Tensor, y: Tensor, batch_size: int | None = None) -> Tensor:

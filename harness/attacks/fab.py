@@ -265,8 +265,9 @@ def _unit_noise(generators: ExampleGenerators, shape: tuple[int, int], norm: str
 
 def _length(delta: Tensor, norm: str) -> Tensor:
     """Length of perturbations (..., d) in ``norm``, (...)."""
-    if norm == "Linf":
-        # Ten times as fast on a CPU as torch.linalg.vector_norm, in torch 2.15.
-        return delta.abs().amax(-1)
-    length: Tensor = torch.linalg.vector_norm(delta, ord=2 if norm == "L2" else 1, dim=-1)
-    return length
+    if norm == "L2":
+        length: Tensor = torch.linalg.vector_norm(delta, dim=-1)
+        return length
+    # Several times as fast on a CPU as torch.linalg.vector_norm with another order, in torch 2.15.
+    sizes = delta.abs()
+    return sizes.amax(-1) if norm == "Linf" else sizes.sum(-1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.asking import Loss, ask, ask_gradient, reveal
-from harness.attacks.geometry import Ball, ascent
+from harness.attacks.geometry import Ball, ascent, per_image
 from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
 from harness.attacks.losses import LOSSES
 from harness.attacks.randomness import ExampleGenerators
@@ -89,9 +89,10 @@ def _ascend(
 
     Rows that are done are dropped, so the ones that are left cost less and never feel the others.
     """
-    best, values = point.clone(), point.new_full((len(point),), -math.inf)
+    answer, reached = point.clone(), point.new_full((len(point),), -math.inf)
     fooled = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     rows = torch.arange(len(point), device=point.device)
+    best, values = point.clone(), reached.clone()
     for step in range(steps + 1):
         last = step == steps
         if last:
@@ -100,17 +101,20 @@ def _ascend(
         else:
             logits, losses, grad = ask_gradient(model, point, _against(y, loss), batch_size, leave=y)
         done = reveal(model, point, logits, y, batch_size)
-        better = done | (losses > values[rows])
-        best[rows[better]] = point[better]
-        values[rows[better]] = losses[better]
-        fooled[rows[done]] = True
-        if last or bool(done.all()):
-            break
-        if bool(done.any()):
-            keep = ~done
+        better = done | (losses > values)
+        values = torch.where(better, losses, values)
+        best = point.clone() if bool(better.all()) else torch.where(per_image(better, point), point, best)
+        leaving = done | last
+        if bool(leaving.any()):
+            answer[rows[leaving]], reached[rows[leaving]] = best[leaving], values[leaving]
+            fooled[rows[done]] = True
+            if bool(leaving.all()):
+                break
+            keep = ~leaving
             rows, y, ball, point, grad = rows[keep], y[keep], ball.select(keep), point[keep], grad[keep]
+            best, values = best[keep], values[keep]
         point = ball.project_(point.add_(ascent(grad, ball.norm), alpha=step_size))
-    return best, values, fooled
+    return answer, reached, fooled
 
 
 def _against(y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:

@@ -127,12 +127,17 @@ def judge_callers(case: Case, limits: Thresholds) -> list[Finding]:
 
 
 def _worst_way(
-    check: str, title: str, ways: Mapping[str, Mapping[str, Any]], words: Mapping[str, str], limits: Thresholds, case: Case
+    check: str,
+    title: str,
+    ways: Mapping[str, Mapping[str, Any]],
+    words: Mapping[str, str],
+    limits: Thresholds,
+    case: Case,
 ) -> Finding:  # fmt: skip
     refused = {name: way["error"] for name, way in ways.items() if "error" in way}
     answered = {name: way for name, way in ways.items() if "error" not in way}
     if not answered:
-        why = f"Not checked: the network refused: {next(iter(refused.values()), 'no answers')}"
+        why = f"Not checked: the network refused: {next(iter(refused.values()), 'no answers')}."
         return Finding(check, title, "protocol", "unknown", evidence=why)
     name = max(answered, key=lambda key: (answered[key]["mismatches"], number(answered[key]["difference"])))
     gap, changed = number(answered[name]["difference"]), answered[name]["mismatches"]
@@ -147,9 +152,9 @@ def _worst_way(
     if gap > warn:
         evidence = f"Answers differ a little {words[name]}: by up to {gap:.2g} of the largest logit."
         return Finding(check, title, "protocol", "warn", (), metrics, text, evidence)
-    if refused:
-        way, error = next(iter(refused.items()))
-        evidence = f"Not checked {words[way]}: the network refused: {error}"
+    if set(refused) - {"inference_mode"}:
+        way, error = next(item for item in refused.items() if item[0] != "inference_mode")
+        evidence = f"Not checked {words[way]}: the network refused: {error.rstrip('.')}."
         return Finding(check, title, "protocol", "unknown", (), metrics, text, evidence)
     return Finding(check, title, "protocol", "pass", (), metrics, text, "Every way of asking gets the same answer.")
 
@@ -172,7 +177,7 @@ def judge_batch(case: Case, limits: Thresholds) -> list[Finding]:
         text = limits.text("C4", "difference_fail")
         return [Finding("C4", title, "protocol", "fail", (), {"cross_gradient": cross}, text, evidence)]
     if "error" in numbers:
-        return [Finding("C4", title, "protocol", "unknown", evidence=f"Not checked: {numbers['error']}")]
+        return [Finding("C4", title, "protocol", "unknown", evidence=f"Not checked: {numbers['error'].rstrip('.')}.")]
     if is_random(case, limits):
         why = "Not applicable: the network is stochastic (C2), so no two answers can be compared."
         return [Finding("C4", title, "protocol", "not-applicable", evidence=why)]
@@ -209,7 +214,8 @@ def judge_state(case: Case, limits: Thresholds) -> list[Finding]:
 
 
 OUTPUT = Check(
-    "C1", "Outputs are logits", "protocol", "c1-output", judge_output, "AutoAttack's softmax test (arXiv 2003.01690); ours",
+    "C1", "Outputs are logits", "protocol", "c1-output", judge_output,
+    "AutoAttack's softmax test (arXiv 2003.01690); ours",
     "Width, finiteness, ties and saturation of the outputs on images, corners of the budget, noise and flat images.",
     "Ensembles that average probabilities by design are noted as probabilities.",
 )  # fmt: skip
@@ -231,7 +237,7 @@ BATCH = Check(
 )  # fmt: skip
 STATE = Check(
     "C5", "Asking changes nothing", "protocol", "c5-state", judge_state, "ours",
-    "Hashes of all tensors and of every value the network's code can reach, and the logits, before and after an attack.",
+    "Hashes of all tensors and of every value that the code can reach, and the logits, before and after an attack.",
     "Counters that do not reach the logits are noted.",
 )  # fmt: skip
 CHECKS_CONTRACT = (OUTPUT, DETERMINISM, CALLERS, BATCH, STATE)

@@ -41,7 +41,10 @@ def judge_continuity(case: Case, limits: Thresholds) -> list[Finding]:
     ):
         verdict, text = "warn", limits.text("C7", "slope_low")
         evidence = f"The logits do not change in proportion to the image (exponent {number(slope, 0.0):.2f})."
-    if numbers["counts"] == "half" and verdict != "pass":
+    # Rounding to half precision makes steps, but lets the gradient through.
+    dead = float(case.measured.get("c8-derivative", {}).get("dead", 0.0))
+    rounding = numbers["counts"] != "float32" and dead <= limits("C8", "silent_fail")
+    if rounding and verdict != "pass":
         return [Finding("C7", title, "information", "warn", (), metrics, text,
                         f"{evidence} The network counts in half precision, which can do this.")]  # fmt: skip
     return [Finding("C7", title, kind, verdict, (), metrics, text, evidence)]
@@ -61,7 +64,7 @@ def judge_derivative(case: Case, limits: Thresholds) -> list[Finding]:
         "dead": numbers["dead"], "silent": numbers["silent"], "jvp": number(numbers["jvp"], 0.0),
     }  # fmt: skip
     kind, verdict, name, evidence = _derivative(numbers, main, limits)
-    if numbers["counts"] == "half" and verdict != "pass":
+    if _rounding(numbers, metrics, limits) and verdict != "pass":
         kind, verdict = "information", "warn"
         evidence = f"{evidence} The network counts in half precision, which can do this."
     if numbers["jvp"] is None and verdict == "pass":
@@ -69,7 +72,16 @@ def judge_derivative(case: Case, limits: Thresholds) -> list[Finding]:
     return [Finding("C8", title, kind, verdict, (), metrics, limits.text("C8", name), evidence)]
 
 
-def _derivative(numbers: Mapping[str, Any], main: Mapping[str, Any], limits: Thresholds) -> tuple[str, str, str, str]:
+def _rounding(numbers: Mapping[str, Any], metrics: Mapping[str, float], limits: Thresholds) -> bool:
+    """Whether counting in half precision can be the reason: it rounds, but it neither stops nor turns a gradient."""
+    if numbers["counts"] == "float32" or metrics["silent"] > limits("C8", "silent_fail"):
+        return False
+    return numbers["counts"] == "half" or metrics["jvp"] <= limits("C8", "jvp_fail")
+
+
+def _derivative(  # noqa: PLR0911
+    numbers: Mapping[str, Any], main: Mapping[str, Any], limits: Thresholds
+) -> tuple[str, str, str, str]:
     """Kind, verdict, the threshold that decided, and the sentence."""
     error, opposite = number(main["error"], 0.0), number(main["opposite"], 0.0)
     large = numbers["steps"]["sign@4"]

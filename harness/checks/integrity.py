@@ -37,7 +37,7 @@ def judge_memory(case: Case, limits: Thresholds) -> list[Finding]:
     if jitter > limits("D1", "jitter_warn") and numbers["jitter_flips"] >= limits("D1", "least_warn"):
         words["jitter"] = "warn"
         texts["jitter"] = (
-            f"A change of 1e-6 moves {numbers['jitter_flips']} of {numbers['examples']} images to another class."  # noqa: E501
+            f"A change of 1e-6 moves {numbers['jitter_flips']} of {numbers['examples']} images to another class."
         )
     attacked = numbers["attacked"]
     if attacked and attacked["examples"]:
@@ -69,7 +69,7 @@ def judge_memory(case: Case, limits: Thresholds) -> list[Finding]:
 
 MEMORY = Check(
     "D1", "No memory of the test images", "symptom", "d1-memory", judge_memory, "ours",
-    "Accuracy under last-bit noise, jitter, mirroring and a one-pixel shift, robustness of mirrored images, long tables.",
+    "Accuracy under last-bit noise, jitter, mirroring and a shift by a pixel, robustness of mirrored images, long tables.",
     "Networks trained without mirrored images lose a few points; data sets of digits and text.",
 )  # fmt: skip
 CHECKS_INTEGRITY = (MEMORY,)

@@ -47,16 +47,17 @@ def culprits(numbers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def judge_provenance(case: Case, limits: Thresholds) -> list[Finding]:
+def judge_provenance(case: Case, limits: Thresholds) -> list[Finding]:  # noqa: PLR0911
     """Protocol violations by name, and symptoms where the derivative check does not clear them."""
     numbers = case.measured["c6-provenance"]
     title = PROVENANCE.title
     if "error" in numbers:
-        return [Finding("C6", title, "symptom", "unknown", evidence=f"Not checked: {numbers['error']}")]
+        return [Finding("C6", title, "symptom", "unknown", evidence=f"Not checked: {numbers['error'].rstrip('.')}.")]
     inside = sorted({str(event["what"]) for event in numbers["events"] if event["what"] in {"derivative", "optimiser"}})
     names, layers = culprits(numbers), numbers["layers"]
     metrics = {
-        "culprits": float(len(names)), "most_calls": float(layers["most_calls"]), "most_rows": float(layers["most_rows"]),
+        "culprits": float(len(names)), "most_calls": float(layers["most_calls"]),
+        "most_rows": float(layers["most_rows"]),
         "derivatives": float(numbers["backward_ops"]),
     }  # fmt: skip
     text = limits.text("C6", "calls_warn")
@@ -65,9 +66,13 @@ def judge_provenance(case: Case, limits: Thresholds) -> list[Finding]:
         evidence = f"The forward pass computes {what or 'a derivative'} of its own: it optimises while it predicts."
         return [Finding("C6", title, "protocol", "fail", (), metrics, text, evidence)]
     if not numbers["reachable"]:
-        blame = f", because of {names[0]}" if names else ""
+        blame = f", because of {names[0]}" if names else ": a detached tensor or a block without gradients cuts it"
         evidence = f"The logits' graph does not lead back to the image{blame}."
         return [Finding("C6", title, "protocol", "fail", (), metrics, text, evidence)]
+    if not numbers["gradient"]:
+        blame = f": {names[0]}" if names else "; a detached tensor or a custom backward pass stops it"
+        evidence = f"No gradient other than zero arrives at the image{blame}."
+        return [Finding("C6", title, "symptom", "fail", (), metrics, text, evidence)]
     if not names and layers["most_calls"] <= limits("C6", "calls_warn"):
         return [Finding("C6", title, "symptom", "pass", (), metrics, text, "No operation on the way could mislead.")]
     evidence = f"On the way from image to logits: {listed(names)}." if names else (
@@ -82,7 +87,7 @@ def judge_provenance(case: Case, limits: Thresholds) -> list[Finding]:
 
 PROVENANCE = Check(
     "C6", "Operations on the way", "symptom", "c6-provenance", judge_provenance, "RobustBench's rules (README); ours",
-    "One watched forward pass: operations that stop or bend gradients, custom functions, hooks, host round trips, loops.",
+    "One watched forward pass: operations that stop or bend gradients, custom functions, hooks, host copies, loops.",
     "Sorting activations and custom memory-saving functions; the derivative check clears them.",
 )  # fmt: skip
 CHECKS_PROVENANCE = (PROVENANCE,)

@@ -40,6 +40,10 @@ def load_thresholds(path: Path | None = None) -> Thresholds:
         raise UserError(f"{place}: version: expected a text such as '2026.1', got {version!r}")
     for check, entries in data.items():
         for name, entry in entries.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get("value"), int | float) or not entry.get("source"):
+            if (
+                not isinstance(entry, dict)
+                or not isinstance(entry.get("value"), int | float)
+                or not entry.get("source")
+            ):
                 raise UserError(f"{place}: {check}.{name}: expected {{ value = NUMBER, source = TEXT }}, got {entry!r}")
     return Thresholds(version, data)

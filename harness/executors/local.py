@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from harness import store
-from harness.datasets import Dataset
+from harness.datasets import Corrupted, Dataset
 from harness.errors import ResultsError
 from harness.executors.holder import Speed
 from harness.executors.shard_process import LOST, Job, Reply, failed_record, serve
@@ -82,8 +82,17 @@ class _Queue:
 class LocalExecutor:
     """Runs jobs in ``workers`` processes; use ``run`` once."""
 
-    def __init__(self, *, root: Path, dataset: Dataset, settings: Settings, workers: int) -> None:
+    def __init__(
+        self,
+        *,
+        root: Path,
+        dataset: Dataset,
+        settings: Settings,
+        workers: int,
+        corrupted: Corrupted | None = None,
+    ) -> None:
         self._root, self._dataset, self._settings, self._workers = root, dataset, settings, workers
+        self._corrupted = corrupted
         self._context = multiprocessing.get_context("spawn")
         self._slots: list[_Slot] = []
         self._strikes: Counter[str] = Counter()
@@ -91,7 +100,9 @@ class LocalExecutor:
     def _open_slot(self) -> _Slot:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=serve, args=(theirs, os.getpid(), self._dataset, str(self._root), self._settings), daemon=False
+            target=serve,
+            args=(theirs, os.getpid(), self._dataset, str(self._root), self._settings, self._corrupted),
+            daemon=False,
         )
         process.start()
         theirs.close()

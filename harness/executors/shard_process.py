@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from harness import environment, store
-from harness.datasets import Dataset
+from harness.datasets import Corrupted, Dataset
 from harness.engine import run_shard
 from harness.errors import ResultsError
 from harness.evidence import earlier_records, gather_evidence
@@ -61,18 +61,23 @@ def save(root: Path, outcome: Outcome) -> Record:
     return record
 
 
-def _run(job: Job, holder: Holder, dataset: Dataset, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
+Images = tuple[Dataset, Corrupted | None]
+"""The images of a run, and their corrupted versions where a task asks for them."""
+
+
+def _run(job: Job, holder: Holder, images: Images, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
     while True:
-        reply = _try(job, holder, dataset, root, tell)
+        reply = _try(job, holder, images, root, tell)
         failure = reply.record.failure
         if failure is None or failure.kind != "memory":
             return reply
-        x, _ = dataset.tensors(job.work.shard.start, job.work.shard.start + 1)
+        x, _ = images[0].tensors(job.work.shard.start, job.work.shard.start + 1)
         if not holder.halve(job.spec, x):
             return reply
 
 
-def _try(job: Job, holder: Holder, dataset: Dataset, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
+def _try(job: Job, holder: Holder, images: Images, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
+    dataset, corrupted = images
     shard = job.work.shard
     kind = shard.task.kind
     try:
@@ -94,6 +99,7 @@ def _try(job: Job, holder: Holder, dataset: Dataset, root: Path, tell: Callable[
         earlier=earlier_records(root, shard) if kind == "attack" else (),
         evidence=gather_evidence(root, job.work) if kind == "probe" else None,
         settings=holder.settings(job.spec),
+        corrupted=corrupted,
     )
     ended = outcome.record.failure
     if kind == "cost" or (ended is not None and ended.kind != "upstream"):
@@ -124,7 +130,14 @@ def _follow_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def serve(connection: Connection, parent: int, dataset: Dataset, root: str, settings: Settings) -> None:
+def serve(
+    connection: Connection,
+    parent: int,
+    dataset: Dataset,
+    root: str,
+    settings: Settings,
+    corrupted: Corrupted | None = None,
+) -> None:
     """Answer jobs until the pipe closes; runs in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _follow_parent(parent)
@@ -141,7 +154,7 @@ def serve(connection: Connection, parent: int, dataset: Dataset, root: str, sett
             job = connection.recv()
             name = job.work.shard.submission
             try:
-                reply = _run(job, holder, dataset, Path(root), None if name in told else tell)
+                reply = _run(job, holder, (dataset, corrupted), Path(root), None if name in told else tell)
             except ResultsError as error:
                 record = failed_record(job.work, Failure("disk", str(error)), settings)
                 reply = Reply(record, write_error=str(error))

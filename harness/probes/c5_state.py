@@ -12,7 +12,7 @@ LISTED = 20
 
 
 def measure(subject: Subject, *, examples: int = 64, attacked_examples: int = 16, steps: int = 5) -> Measured:
-    """Hashes of every parameter, buffer and plain value that the network's code can reach, around a batch and an attack.
+    """Hashes of every parameter, buffer and plain value that the code can reach, around a batch and an attack.
 
     ``tensors`` and ``attributes`` name what changed after ``batch`` and after ``attack``; ``difference`` and
     ``mismatches`` compare the logits before and after; ``training`` names modules in training mode. Two passes are

@@ -20,8 +20,8 @@ def measure(subject: Subject, *, examples: int = 128) -> Measured:
     """Gradients at clean-correct images and at a random point of each one's budget.
 
     By loss (``ce``, ``margin``, ``dlr``): ``zero`` share of all-zero gradients, ``entries`` mean share of zero entries
-    in the others, ``tiny`` share of gradients shorter than 1e-12. ``saturated``: share of points with a cross-entropy of
-    exactly 0.
+    in the others, ``tiny`` share of gradients shorter than 1e-12. ``saturated``: share of points with a cross-entropy
+    of exactly 0.
     """
     rows = subject.pick(subject.correct, examples)
     stop = gate(subject, rows)

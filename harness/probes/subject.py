@@ -49,7 +49,7 @@ class Subject:
 
     @property
     def robust(self) -> Tensor:
-        """bool (n,): right on the image itself and called robust by every column."""
+        """Bool (n,): right on the image itself and called robust by every column."""
         alive = self.clean == self.y
         for column in self.columns.values():
             alive = alive & column
@@ -57,7 +57,7 @@ class Subject:
 
     @property
     def correct(self) -> Tensor:
-        """bool (n,): right on the image itself."""
+        """Bool (n,): right on the image itself."""
         return self.clean == self.y
 
     def pick(self, wanted: Tensor, count: int) -> Tensor:

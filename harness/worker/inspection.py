@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from harness.worker.digest import digest, places, sizes_of, tensor_bytes
-from harness.worker.optimise import Network
+from harness.worker.optimise import Network, pull_back
 from harness.worker.trace import trace
 
 CHILDREN = 300
@@ -126,9 +126,9 @@ def cross_gradient(network: Network, x: Tensor, rows: int) -> dict[str, Any]:
     with torch.enable_grad():
         logits = network.module(leaf * 1)
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2)).to(logits)
-        total = (logits[:rows] * weights[:rows]).sum()
-        gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
-    if gradient is None or not bool(gradient.isfinite().all()):
+        weights[rows:] = 0
+        gradient = pull_back(logits, leaf, weights)
+    if not logits.requires_grad or not bool(gradient.isfinite().all()):
         return {"cross": None, "own": None}
     return {"cross": float(gradient[rows:].abs().max()), "own": float(gradient[:rows].abs().max())}
 

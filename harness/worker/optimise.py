@@ -90,7 +90,16 @@ def pull_back(logits: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     if not logits.requires_grad:
         return torch.zeros_like(x)
     # Not through ``grad_outputs``: it makes torch import a computer algebra system, a second and 40 MB per process.
-    (gradient,) = torch.autograd.grad((logits * weights).sum(), x, retain_graph=True, allow_unused=True)
+    total = (logits * weights).sum()
+    try:
+        (gradient,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error) or not x.is_leaf:
+            raise
+        # Reentrant checkpoints differentiate only into leaves, all of them at once.
+        x.grad = None
+        total.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        gradient, x.grad = x.grad, None
     return torch.zeros_like(x) if gradient is None else gradient
 
 

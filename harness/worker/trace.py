@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from harness.worker.optimise import Network
+from harness.worker.optimise import Network, pull_back
 
 LISTED = 60
 """Entries of a list, at most."""
@@ -191,11 +191,16 @@ def _custom_nodes(logits: Tensor) -> Counter[str]:
 
 def _reached(logits: Tensor, leaf: Tensor) -> tuple[bool, bool]:
     """Whether the graph of ``logits`` leads to ``leaf``, and whether a gradient that is not zero arrives there."""
-    if not logits.requires_grad:
-        return False, False
+    todo, seen, reachable = [logits.grad_fn], set(), False
+    while todo and not reachable:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        reachable = getattr(node, "variable", None) is leaf
+        todo.extend(after for after, _ in node.next_functions)
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2)).to(logits)
-    (gradient,) = torch.autograd.grad((logits * weights).sum(), leaf, allow_unused=True)
-    return gradient is not None, gradient is not None and bool(gradient.ne(0).any())
+    return reachable, reachable and bool(pull_back(logits, leaf, weights).ne(0).any())
 
 
 def trace(network: Network, x: Tensor) -> dict[str, Any]:

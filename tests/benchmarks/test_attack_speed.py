@@ -1,0 +1,100 @@
+"""Our attacks against other packages, on this machine in one run: the ratios that the README promises.
+
+``tox -e bench`` writes them to benchmarks.json. Every ratio is measured on the same examples, one after the other, and
+counts only at parity: ours may leave at most one robust example more. torchattacks takes part where it is installed
+(in an environment of its own: its wheel overwrites RobustBench).
+"""
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness import datasets
+from harness.attacks import ATTACKS
+from harness.attacks.randomness import ExampleGenerators
+from harness.bench import compare
+from harness.models import LocalModel
+from harness.records import ThreatModel
+from harness.submission import default_roots, discover
+
+LINF = ThreatModel("Linf", "8/255")
+L2 = ThreatModel("L2", "0.5")
+EXACT = os.environ.get("RAMPART_BENCH_IMAGES", "")
+"""An .npz file of CIFAR-10 test images to measure on instead of the twenty of the sample."""
+
+
+def examples(limit):
+    data = datasets.load(f"npz:{EXACT}" if EXACT else "cifar10-sample", data_dir=None, limit=limit if EXACT else None)
+    return data.tensors(0, len(data))
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat", "limit", "least"),
+    [
+        ("autoattack", LINF, 64, {"pyautoattack": 2.5}),
+        ("pgd-40", LINF, 256, {"foolbox": 3.0, "torchattacks": 3.0}),
+        ("deepfool", LINF, 128, {"foolbox": 5.0}),
+        ("deepfool", L2, 128, {"foolbox": 5.0, "torchattacks": 5.0}),
+    ],
+)
+def test_ours_is_several_times_faster_at_parity(benchmark, attack, threat, limit, least):
+    spec = discover(default_roots()).submissions["fgsm-rs-1222"].spec()
+    x, y = examples(limit)
+    found = benchmark.pedantic(
+        compare,
+        args=(spec, x, y),
+        kwargs={"attack": attack, "threat": threat, "workers": os.cpu_count() or 1},
+        rounds=1,
+    )
+    plain = found.plain()
+    benchmark.extra_info |= plain | {"cores": os.cpu_count(), "images": Path(EXACT).name or "sample"}
+    assert not found.failed
+    for package, ratio in least.items():
+        if package in plain["reference"]:
+            other = plain["reference"][package]
+            assert sum(found.ours.robust) <= sum(found.reference[package].robust) + 1, package
+            assert other["ratio"] >= ratio, (package, other)
+
+
+def test_pgd_costs_little_more_than_its_forward_and_backward_passes(benchmark):
+    submission = discover(default_roots()).submissions["fgsm-rs-1222"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = LocalModel.from_spec(submission.spec())
+        x = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            y = model(x).argmax(1)
+        generators = ExampleGenerators.for_examples(0, "pgd", range(64))
+
+        def attack():
+            # So small a budget that every image survives all steps.
+            ATTACKS.get("pgd").run(model, x, y, eps=1e-5, steps=20, generator=generators)
+
+        def bare():
+            with torch.no_grad():
+                model(x)
+            for _ in range(20):
+                leaf = x.clone().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+            with torch.no_grad():
+                model(x)
+
+        def seconds(run):
+            began = time.process_time()
+            run()
+            return time.process_time() - began
+
+        attack(), bare()
+        pairs = [(seconds(attack), seconds(bare)) for _ in range(9)]
+        benchmark.pedantic(attack, rounds=1)
+    finally:
+        torch.set_num_threads(threads)
+    ratio = statistics.median(ours / plain for ours, plain in pairs)
+    benchmark.extra_info |= {"ratio_to_bare_passes": ratio}
+    assert ratio <= 1.05
