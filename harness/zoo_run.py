@@ -79,7 +79,9 @@ def load_expectations(folder: Path) -> dict[str, Expectation]:
 
 
 def _expectation(path: Path, name: str, model: dict[str, Any]) -> Expectation:
-    names = {key: tuple(model[key]) for key in ("must_fire", "may_fire", "must_not_fire", "verdicts") if key in model}
+    names: dict[str, Any] = {
+        key: tuple(model[key]) for key in ("must_fire", "may_fire", "must_not_fire", "verdicts") if key in model
+    }
     for key, values in names.items():
         known = WORDS if key == "verdicts" else CHECKS.names()
         for value in values:
@@ -87,8 +89,9 @@ def _expectation(path: Path, name: str, model: dict[str, Any]) -> Expectation:
                 raise UserError(f"{path}: {name}.{key}: expected some of {', '.join(known)}, got {value!r}")
     if model.get("truth", "unknown") not in {"base", "zero", "unknown"}:
         raise UserError(f"{path}: {name}.truth: expected base, zero or unknown, got {model['truth']!r}")
-    own = {key: value for key, value in model.items() if key in Expectation.__dataclass_fields__}
-    return Expectation(**{**own, **names, "id": name})
+    own: dict[str, Any] = {key: value for key, value in model.items() if key in Expectation.__dataclass_fields__}
+    own.update(names, id=name)
+    return Expectation(**own)
 
 
 @dataclass(frozen=True)
@@ -248,13 +251,13 @@ class Matrix:
         within, image, of_identical = self.corrected
         off = sum(bool(row.deviations) for row in self.rows)
         return (
-            f"broken not verified {broken}/{of_broken}, honest verified {clean}/{of_clean}, decision-identical corrected "
-            f"within 1 point {within}/{of_identical} (within one image {image}/{of_identical}), "
+            f"broken not verified {broken}/{of_broken}, honest verified {clean}/{of_clean}, decision-identical "
+            f"corrected within 1 point {within}/{of_identical} (within one image {image}/{of_identical}), "
             f"{off} of {len(self.rows)} otherwise than expected"
         )
 
     def text(self) -> str:
-        """The table for a terminal: ``#`` fired, ``.`` silent, ``?`` not checked, blank where a check does not apply."""
+        """The table for a terminal: ``#`` fired, ``.`` silent, ``?`` not checked, blank where a check is idle."""
         width = max((len(row.expected.id) for row in self.rows), default=5)
         head = " ".join(f"{check:>3}" for check in self.checks)
         lines = [f"{'model':<{width}} s  {head}  claimed -> corrected  verdict (without A8)"]
@@ -341,7 +344,7 @@ def chosen(expected: Mapping[str, Expectation], only: Sequence[str]) -> dict[str
 
 
 def suite_for(name: str, folder: Path) -> str:
-    """Write the suite of a zoo run beside its records, and its path: ``name`` without replays of other models' examples.
+    """Write the suite of a zoo run beside its records; its path. It is ``name`` without replays of other models.
 
     A wrapper falls to the examples of its base, which would hide what the other checks see.
     """

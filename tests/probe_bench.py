@@ -89,9 +89,9 @@ class Base(nn.Module):
 
 
 def wrapped(call, setup=None, **fields):
-    """A function that makes ``Base`` with another forward."""
+    """``Base`` with another forward."""
     members = {"forward": call, **({"setup": setup} if setup else {}), **fields}
-    return lambda: type("Wrapped", (Base,), members)()
+    return type("Wrapped", (Base,), members)
 
 
 def images(n=48):

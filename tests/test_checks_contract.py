@@ -22,7 +22,8 @@ STEP = {"compared": 64, "ratio": 1.0, "error": 0.01, "opposite": 0.0, "still": 0
 GOOD = {
     "c1-output": {
         "width": 10, "classes": 10, "rows": 1000, "nonfinite": {"images": 0, "flat": 0}, "gradients": 0, "asked": 1000,
-        "ties": 0, "distinct": 10.0, "probabilities": False, "log_probabilities": False, "saturated": 0.0, "half": False,
+        "ties": 0, "distinct": 10.0, "probabilities": False, "log_probabilities": False, "saturated": 0.0,
+        "half": False,
     },
     "c2-determinism": {
         "consumed": [], "flips": 0, "examples": 128, "distance": 0.0, "finite": 128, "passes": 5,
@@ -43,8 +44,8 @@ GOOD = {
         "hooked": [], "layers": {"count": 3, "most_calls": 1, "most_rows": 1.0}, "scripted": False,
     },
     "c7-continuity": {
-        "h": [1e-5], "q": [0.1], "zero": [0.0], "slope": 1.0, "zero_small": 0.0, "small": 1e-4, "flat": 0.1, "bin": 1e-5,
-        "counts": "float32", "classes_seen": 10,
+        "h": [1e-5], "q": [0.1], "zero": [0.0], "slope": 1.0, "zero_small": 0.0, "small": 1e-4, "flat": 0.1,
+        "bin": 1e-5, "counts": "float32", "classes_seen": 10,
     },
     "c8-derivative": {
         "examples": 64, "dead": 0.0, "silent": 0.0, "counts": "float32", "jvp": 0.0,
@@ -155,7 +156,8 @@ CASES = [
     ("C7", {"c7-continuity/slope": 0.29, "c7-continuity/flat": 0.4}, "symptom/warn"),
     ("C7", {"c7-continuity/slope": 0.29, "c7-continuity/flat": 0.9, "c7-continuity/small": 9e-6}, "symptom/warn"),
     ("C7", {"c7-continuity/zero_small": 0.9, "c7-continuity/counts": "half"}, "information/warn"),
-    ("C7", {"c7-continuity/zero_small": 0.9, "c7-continuity/counts": "half", "c8-derivative/dead": 1.0}, "symptom/fail"),
+    ("C7", {"c7-continuity/zero_small": 0.9, "c7-continuity/counts": "half", "c8-derivative/dead": 1.0},
+     "symptom/fail"),
     ("C7", {"c7-continuity/classes_seen": 1}, "symptom/not-applicable"),
     ("C8", {f"{C8}error": 0.1}, "protocol/pass"),
     ("C8", {f"{C8}error": 0.11}, "symptom/warn"),
@@ -168,7 +170,8 @@ CASES = [
     ("C8", {"c8-derivative/jvp": 0.02}, "protocol/fail"),
     ("C8", {"c8-derivative/jvp": None, "c8-derivative/jvp_error": "no such rule"}, "protocol/pass"),
     ("C8", {f"{C8}still": 0.9, f"{C8}error": 1.0}, "information/pass"),
-    ("C8", {f"{C8}still": 0.9, f"{C8}error": 1.0, "c8-derivative/steps/sign@4": STEP | {"opposite": 0.5}}, "protocol/fail"),
+    ("C8", {f"{C8}still": 0.9, f"{C8}error": 1.0, "c8-derivative/steps/sign@4": STEP | {"opposite": 0.5}},
+     "protocol/fail"),
     ("C8", {f"{C8}error": 0.6, "c8-derivative/counts": "half"}, "information/warn"),
     ("C8", {"c8-derivative/silent": 1.0, "c8-derivative/counts": "half"}, "protocol/fail"),
     ("C8", {"c8-derivative/examples": 0}, "protocol/not-applicable"),

@@ -69,7 +69,7 @@ def judge_memory(case: Case, limits: Thresholds) -> list[Finding]:
 
 MEMORY = Check(
     "D1", "No memory of the test images", "symptom", "d1-memory", judge_memory, "ours",
-    "Accuracy under last-bit noise, jitter, mirroring and a shift by a pixel, robustness of mirrored images, long tables.",
+    "Accuracy under last-bit noise, jitter, mirroring and shifts, robustness of mirrored images, long tables.",
     "Networks trained without mirrored images lose a few points; data sets of digits and text.",
 )  # fmt: skip
 CHECKS_INTEGRITY = (MEMORY,)

@@ -1,5 +1,6 @@
 """C3: whether the answer depends on who asks: grad mode, thread, an attack's queries asked again, a new process."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +27,7 @@ def measure(
     """
     x = subject.x[subject.pick(torch.ones(len(subject.x), dtype=torch.bool), examples)]
     reference = ask(subject.model, x, subject.batch_size)
-    modes: dict[str, Any] = {
-        mode: compared(reference, lambda mode=mode: _in_mode(subject, mode, x)) for mode in MODES
-    }  # fmt: skip
+    modes: dict[str, Any] = {mode: compared(reference, partial(_in_mode, subject, mode, x)) for mode in MODES}
     modes["attack"] = compared(reference, lambda: _with_gradient(subject, x))
     recorder = Recorder(subject.model, size=queries, seed=subject.seed)
     attacked(subject, recorder, attacked_examples, steps)

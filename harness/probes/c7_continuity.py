@@ -45,7 +45,7 @@ def measure(subject: Subject, *, examples: int = 64) -> Measured:
             "h": list(STEPS), "q": q, "zero": zero, "slope": _slope(q), "zero_small": zero[near],
             "small": plain(q[0] / length) if q[0] is not None and length else None,
             "flat": plain(q[0] / q[2]) if q[0] is not None and q[2] else None,
-            "bin": moved[0] if moved else None, "counts": counts, "classes_seen": int(subject.clean.unique().numel()),
+            "bin": moved[0] if moved else None, "counts": counts, "classes_seen": len(set(subject.clean.tolist())),
         }
     )  # fmt: skip
 

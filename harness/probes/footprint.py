@@ -33,7 +33,7 @@ class Worker(Protocol):
         """Forget the graph behind a token."""
         ...
 
-    def probe(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def probe(self, name: str, *, x: Tensor | None = None, **arguments: object) -> dict[str, Any]:
         """Ask about the module."""
         ...
 

@@ -99,7 +99,8 @@ def pull_back(logits: Tensor, x: Tensor, weights: Tensor) -> Tensor:
         # Reentrant checkpoints differentiate only into leaves, all of them at once.
         x.grad = None
         total.backward(retain_graph=True)  # type: ignore[no-untyped-call]
-        gradient, x.grad = x.grad, None
+        found, x.grad = x.grad, None
+        return torch.zeros_like(x) if found is None else found
     return torch.zeros_like(x) if gradient is None else gradient
 
 

@@ -1,14 +1,14 @@
-"""The trained networks that the zoo is built around: the bundled submissions, found beside the ``submissions`` package."""
+"""The trained networks that the zoo is built around: the bundled submissions, beside the ``submissions`` package."""
 
 import hashlib
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import submissions
 from safetensors.torch import load
 from torch import Tensor, nn
 
+import submissions
 from submissions.architectures import slim_resnet
 
 SHA256 = {

@@ -5,6 +5,7 @@ import io
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from zoo.bases import Around, Input, base
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
 from zoo.bases import CLASSES, Around, base
 
 

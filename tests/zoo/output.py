@@ -4,6 +4,7 @@ import zlib
 
 import torch
 from torch import Tensor, nn
+
 from zoo.bases import Around, Output, base
 
 
@@ -54,5 +55,5 @@ class Hashed(Around):
 
 
 def hashed(network: str, size: float = 0.05, exact: bool = True) -> nn.Module:
-    """Noise from a hash of the float image; ``exact=False``: of the image in 8 bits, so that it jumps at their edges."""
+    """Noise from a hash of the float image; ``exact=False``: of the image in 8 bits, so that it jumps at its edges."""
     return Hashed(base(network), size=size, exact=exact)
