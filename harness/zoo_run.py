@@ -352,7 +352,9 @@ def suite_for(name: str, folder: Path) -> str:
     source = Path(name) if name.endswith(".toml") else Path(suites.__file__).with_name(f"{name}.toml")
     lines = source.read_text(encoding="utf-8")
     block = f'name = "{PEEL}"\nkind = "probe"\n'
-    if block in lines and f"{block}params" not in lines:
+    if f"{block}params = {{" in lines:
+        lines = lines.replace(f"{block}params = {{", f"{block}params = {{ replay = false,")
+    else:
         lines = lines.replace(block, f"{block}params = {{ replay = false }}\n")
     path = folder / "zoo-check.toml"
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks.geometry import Ball
-from harness.probes.campaign import run_campaign
+from harness.probes.campaign import FULL_STEPS, run_campaign
 from harness.probes.climbing import climb, mean, sensitivity
 from harness.probes.probe import Probe
 from harness.probes.standing import broken, gate, pairs_of, sample, standing
@@ -15,7 +15,7 @@ from harness.probes.subject import Measured, Subject
 
 def measure(
     subject: Subject, *, examples: int = 48, steps: int = 100, restarts: int = 1, restart_steps: int = 20,
-    escalate: int = 3,
+    escalate: int = 3, full_steps: int = FULL_STEPS,
 ) -> Measured:  # fmt: skip
     """PGD of ``steps`` from the image (steps of eps / 10), then ``restarts`` random ones, on examples called robust.
 
@@ -51,7 +51,7 @@ def measure(
     }  # fmt: skip
     if len(broken(found)) >= escalate:
         campaign = run_campaign(
-            subject, subject.model, standing(subject).nonzero().squeeze(1), name="a4-full", force=True
+            subject, subject.model, standing(subject).nonzero().squeeze(1), name="a4-full", steps=full_steps, force=True
         )
         found += campaign.found
         numbers["campaign"] = campaign.numbers

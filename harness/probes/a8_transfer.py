@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks.geometry import Ball
-from harness.probes.campaign import fell, run_campaign, variant
+from harness.probes.campaign import FULL_STEPS, fell, run_campaign, variant
 from harness.probes.probe import Probe
 from harness.probes.standing import broken, gate, standing
 from harness.probes.subject import Measured, Subject
@@ -15,11 +15,14 @@ CHILDREN = 3
 """Parts attacked by themselves, at most."""
 
 
-def measure(subject: Subject, *, screen: int = 24, replay: bool = True, children: int = CHILDREN) -> Measured:
+def measure(
+    subject: Subject, *, screen: int = 24, replay: bool = True, children: int = CHILDREN, full_steps: int = FULL_STEPS
+) -> Measured:
     """(a) Peel: attack every child that maps images to K logits, replay on the whole. (c) Replay other submissions.
 
     ``peel``: one entry per child: ``name``, ``screened``, ``screen_found``, ``attempted``, ``found``. A child that
-    leads to a success among ``screen`` examples is attacked at full strength for all examples called robust.
+    leads to a success among ``screen`` examples is attacked for all examples called robust, with ``full_steps`` for
+    each part of the attack.
     ``replays``: adversarial examples of other submissions on examples called robust, drawn into the budget, and
     ``replay_found``: how many examples they broke.
     """
@@ -40,7 +43,7 @@ def measure(subject: Subject, *, screen: int = 24, replay: bool = True, children
         part = variant(subject, kind="child", **spec)
         if part is None or not len(rows):
             continue
-        campaign = run_campaign(subject, part, rows, name=f"child {spec['path']}", screen=screen)
+        campaign = run_campaign(subject, part, rows, name=f"child {spec['path']}", screen=screen, steps=full_steps)
         numbers["peel"].append(campaign.numbers)
         for pair in campaign.found:
             found.append(pair)

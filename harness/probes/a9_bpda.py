@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.attacks.asking import ask
-from harness.probes.campaign import Logarithm, run_campaign, variant
+from harness.probes.campaign import FULL_STEPS, Logarithm, run_campaign, variant
 from harness.probes.probe import Probe
 from harness.probes.standing import broken, gate, standing, untrusted
 from harness.probes.subject import Measured, Subject
@@ -13,12 +13,15 @@ from harness.probes.subject import Measured, Subject
 LEVELS = (1, 2, 3)
 
 
-def measure(subject: Subject, *, screen: int = 16, levels: tuple[int, ...] = LEVELS) -> Measured:
+def measure(
+    subject: Subject, *, screen: int = 16, levels: tuple[int, ...] = LEVELS, full_steps: int = FULL_STEPS
+) -> Measured:
     """Auto-PGD through straight-through forms of the network (levels 1 to 3), its logarithm and its float64 form.
 
     Each form first meets ``screen`` examples that stand; one success sends it over all of them with AutoAttack's
-    white-box members, the network itself deciding every time. While gradients are not to be trusted a form goes over
-    all at once. The logarithm is tried when outputs are probabilities. ``forms``: one entry per form, as in ``a8``.
+    white-box members (``full_steps`` each), the network itself deciding every time. While gradients are not to be
+    trusted a form goes over all at once. The logarithm is tried when outputs are probabilities. ``forms``: one entry
+    per form, as in ``a8``.
     Deep: ``screen=128``.
     """
     alive = standing(subject)
@@ -31,7 +34,7 @@ def measure(subject: Subject, *, screen: int = 16, levels: tuple[int, ...] = LEV
         rows = alive.nonzero().squeeze(1)
         if not len(rows):
             break
-        campaign = run_campaign(subject, model, rows, name=name, screen=screen)
+        campaign = run_campaign(subject, model, rows, name=name, screen=screen, steps=full_steps)
         forms.append(campaign.numbers)
         for pair in campaign.found:
             found.append(pair)

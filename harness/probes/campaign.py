@@ -13,6 +13,8 @@ from harness.attacks.asking import ask
 from harness.attacks.losses import misclassified
 from harness.probes.subject import Subject
 
+FULL_STEPS = 100
+"""Steps of each part of a full attack, as in AutoAttack."""
 SURVIVABLE = ("raised", "contract")
 """Kinds of a worker's failure after which its process still answers."""
 
@@ -121,7 +123,7 @@ def run_campaign(
     name: str,
     screen: int = 32,
     screen_steps: int = 15,
-    steps: int = 100,
+    steps: int = FULL_STEPS,
     targets: int = 9,
     eot: int = 1,
     force: bool = False,

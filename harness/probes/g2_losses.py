@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from harness.attacks.asking import ask
 from harness.attacks.losses import LOSSES
-from harness.probes.campaign import run_campaign
+from harness.probes.campaign import FULL_STEPS, run_campaign
 from harness.probes.climbing import LOSS_OF, LossOf, climb, cosine, sensitivity
 from harness.probes.probe import Probe
 from harness.probes.standing import broken, gate, pairs_of, sample, standing
@@ -17,15 +17,16 @@ RIVALS = ("ce", "ce_rescaled", "margin", "dlr")
 
 
 def measure(
-    subject: Subject, *, examples: int = 96, steps: int = 20, scaled: int = 16, scales: tuple[float, ...] = (1e-3, 1e3)
-) -> Measured:
+    subject: Subject, *, examples: int = 96, steps: int = 20, scaled: int = 16, scales: tuple[float, ...] = (1e-3, 1e3),
+    full_steps: int = FULL_STEPS,
+) -> Measured:  # fmt: skip
     """PGD of ``steps`` from the image with four losses on ``examples`` clean-correct images.
 
     Losses: cross-entropy, cross-entropy of logits over their median margin, margin, DLR. ``left`` are the shares of the
     correct images that each loss leaves standing, on the same images, so that a loss that is blind shows by itself.
     The scale test asks for the direction of the cross-entropy's gradient with logits times ``scales``: an honest
     network's barely turns. When a loss other than plain cross-entropy breaks an example called robust, a full attack
-    on the margin goes over all of them. Deep: ``examples=256``, ``scaled=64``.
+    on the margin goes over all of them, of ``full_steps`` for each of its parts. Deep: ``examples=256``, ``scaled=64``.
     """
     rows = sample(subject, subject.correct, examples)
     stop = gate(subject, rows)
@@ -48,8 +49,9 @@ def measure(
     }  # fmt: skip
     if broken(found):
         campaign = run_campaign(
-            subject, subject.model, standing(subject).nonzero().squeeze(1), name="g2-margin", force=True
-        )
+            subject, subject.model, standing(subject).nonzero().squeeze(1), name="g2-margin", steps=full_steps,
+            force=True,
+        )  # fmt: skip
         found += campaign.found
         numbers["campaign"] = campaign.numbers
     return Measured.of({**numbers, "broken": broken(found)}, found)

@@ -6,7 +6,7 @@ from torch import Tensor
 from harness.attacks.asking import ask
 from harness.attacks.geometry import ascent
 from harness.attacks.losses import LOSSES
-from harness.probes.campaign import Turned, run_campaign
+from harness.probes.campaign import FULL_STEPS, Turned, run_campaign
 from harness.probes.climbing import climb, sensitivity
 from harness.probes.probe import Probe
 from harness.probes.standing import broken, gate, pairs_of, sample, standing
@@ -18,16 +18,16 @@ margin = LOSSES["margin"]
 
 def measure(
     subject: Subject, *, examples: int = 48, directions: int = 8, reverse: int = 64, steps: int = 20,
-    smoothed: int = 8, smooth: int = 8,
+    smoothed: int = 8, smooth: int = 8, full_steps: int = FULL_STEPS,
 ) -> Measured:  # fmt: skip
     """(a) Slope of central differences on autograd's derivatives; (b) PGD down the loss; (c) PGD on smoothed gradients.
 
     (a) over clean-correct images, ``directions`` normal directions and the gradient's own sign, at three step sizes:
     ``beta`` is the least squares slope through 0 over all pairs, ``beta_sign`` the same along the sign of the gradient.
     (b) and (c) attack examples called robust; plain PGD from the image runs beside (c), so that only what smoothing
-    adds counts. A success of (b) starts a full attack with the gradient turned around on all of
-    them, two of (c) smoothed PGD. Deep:
-    ``examples=64, directions=16, reverse=256, smoothed=64, smooth=16``.
+    adds counts. A success of (b) starts a full attack (``full_steps`` for each of its parts) with the gradient turned
+    around on all of them, two of (c) smoothed PGD.
+    Deep: ``examples=64, directions=16, reverse=256, smoothed=64, smooth=16``.
     """
     rows = sample(subject, subject.correct, examples)
     stop = gate(subject, rows)
@@ -47,6 +47,7 @@ def measure(
             Turned(subject.model),
             alive.nonzero().squeeze(1),
             name="g5-turned",
+            steps=full_steps,
             force=int(back.fooled.sum()) >= 3,
         )
         found += campaign.found

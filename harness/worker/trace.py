@@ -85,6 +85,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._from_images: Any = WeakTensorKeyDictionary()
         self._from_images[x] = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Torch would import its compiler, two seconds and 900 modules, to keep it away from this class.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.removesuffix("_")
