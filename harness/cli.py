@@ -28,6 +28,7 @@ from harness.arguments import (
 from harness.cli_bench import bench
 from harness.cli_check import check
 from harness.cli_import import import_
+from harness.cli_zoo import zoo
 from harness.errors import UserError
 from harness.records import ThreatModel
 
@@ -309,6 +310,7 @@ def verify(
 app.add_command(bench)
 app.add_command(check)
 app.add_command(import_, "import")
+app.add_command(zoo)
 
 
 def main(argv: list[str] | None = None) -> int:
