@@ -57,6 +57,8 @@ DATA_DIR = click.option(
     "--data-dir", type=click.Path(path_type=Path), metavar="DIR",
     help="Where data sets lie or are downloaded to.  [default: $RAMPART_DATA, else the user's cache]",
 )  # fmt: skip
+SOURCES = ("auto", "official", "generated")
+"""Where corrupted images can come from; a test holds them to those of ``harness.datasets.corrupted``."""
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 THREADS = click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads per worker.")
 MEMORY = click.option(

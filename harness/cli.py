@@ -18,6 +18,7 @@ from harness.arguments import (
     DEVICE,
     MEMORY,
     RESULTS,
+    SOURCES,
     SUBMISSIONS,
     THREADS,
     Threat,
@@ -140,10 +141,10 @@ def validate(
 
 @app.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--suite", default="quick", show_default=True, help="quick, standard, or a TOML file.")
+@click.option("--suite", default="quick", show_default=True, help="quick, standard, corruptions, or a TOML file ...")
 @click.option(
     "--dataset", default="cifar10-sample", show_default=True,
-    help="cifar10, cifar100, cifar10-sample, cifar100-sample or npz:FILE.",
+    help="cifar10, cifar100, cifar10-sample, cifar100-sample, mnist, svhn or npz:FILE.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Evaluate the first N examples only.")
 @click.option("--threat", "threats", multiple=True, type=Threat(), help="Instead of the card's, e.g. Linf:8/255.")
@@ -168,12 +169,16 @@ def validate(
     "--precision", type=click.Choice(["full", "mixed"]), default="full", show_default=True,
     help="mixed: attacks search in bfloat16, every success is decided in float32.",
 )  # fmt: skip
+@click.option(
+    "--corruptions", type=click.Choice(SOURCES), default="auto", show_default=True,
+    help="Corrupted images: the official archive (downloads 2.9 GB), drawn ones, or the archive where it is there.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 def run(
     ids: tuple[str, ...], suite: str, dataset: str, limit: int | None, threats: tuple[ThreatModel, ...],
     only: tuple[str, ...], roots: tuple[Path, ...], results: Path, data_dir: Path | None, batch_size: int, device: str,
     workers: int | None, threads: int, memory_limit: int | None, shard_timeout: float, implementation: str,
-    precision: str, seed: int,
+    precision: str, corruptions: str, seed: int,
 ) -> int:  # fmt: skip
     """Evaluate submissions; run it again to resume.
 
@@ -182,7 +187,7 @@ def run(
     """
     from harness import run as runs
     from harness.outcome import Settings
-    from harness.progress import Progress
+    from harness.progress import Progress, download_progress
 
     device = resolve_device(device)
     workers = workers or (runs.default_workers() if device == "cpu" else 1)
@@ -191,7 +196,8 @@ def run(
     request = runs.Request(
         ids=ids, suite=suite, dataset=dataset, limit=limit, threats=threats, only=only, roots=submission_roots(roots),
         results=results, data_dir=data_dir, seed=seed,
-        workers=workers, implementation=implementation,
+        workers=workers, implementation=implementation, corruptions=corruptions,
+        progress=download_progress(click.echo),
         settings=Settings(batch_size, device, threads, memory_limit, shard_timeout, precision),
     )  # fmt: skip
     prepared = runs.prepare(request)

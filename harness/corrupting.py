@@ -1,6 +1,11 @@
-"""Run one cell of a corruption benchmark: the network on the images and on their corrupted versions."""
+"""Corruption benchmarks: which images a run takes, and one cell of it on a network."""
 
-from harness.datasets import Corrupted, Dataset
+from pathlib import Path
+
+from harness.datasets import Corrupted, Dataset, corruptions_of
+from harness.datasets.archive import ARCHIVES, is_here
+from harness.datasets.cifar import data_folder
+from harness.datasets.download import Progress
 from harness.errors import UserError
 from harness.inspection import classify, distance, margins
 from harness.layouts import logits_again, logits_of, with_logits
@@ -13,6 +18,47 @@ BATCHES = 4
 """Batches of images that are in memory at a time."""
 FORWARDS = 3
 """Passes per example: the image once, its corrupted version in two batch layouts."""
+
+
+def choose(
+    dataset: Dataset,
+    *,
+    source: str,
+    required: bool,
+    of_a_file: bool = False,
+    data_dir: Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Corrupted | None, str]:
+    """The corrupted images of a run, None when it goes without, and a note for the user, empty when there is none.
+
+    ``source`` is one of ``harness.datasets.corrupted.SOURCES``; only ``official`` downloads. ``auto`` takes the archive
+    where it lies in the data folder. Elsewhere, when corruptions are ``required``, it draws those of data sets without
+    an archive and of files (``of_a_file``), and raises ``UserError`` with the ways to go on for the others; when they
+    are not, the run goes without.
+    """
+    archive = ARCHIVES.get(dataset.name)
+    here = archive is not None and is_here(archive, data_dir)
+    if source == "auto" and not here and not required:
+        ways = "--corruptions generated draws them"
+        if archive is not None:
+            ways += f", --corruptions official downloads {archive.folder} (2.9 GB)"
+        return None, f"{dataset.name}: no corrupted images in {data_folder(data_dir)}, corruptions left out; {ways}"
+    if source == "auto" and not here and archive is not None and not of_a_file:
+        place = data_folder(data_dir) / f"{archive.folder}.tar"
+        raise UserError(
+            f"{archive.name}: expected {place}, or unpacked beside it, got neither; --corruptions official downloads "
+            f"it (2.9 GB), or put {archive.source.url} (md5 {archive.source.md5}) there by hand, or choose the folder "
+            "with --data-dir, or --corruptions generated draws corruptions that are not comparable with it"
+        )
+    try:
+        drawn = "generated" if source == "auto" and not here else source
+        found = corruptions_of(dataset, data_dir=data_dir, source=drawn, seed=seed, progress=progress)
+    except UserError as error:
+        if required or source != "auto":
+            raise
+        return None, f"corruptions left out: {error}"
+    return found, "" if found.official else f"corruptions are drawn, as {found.name}: not comparable with an archive"
 
 
 def run_corruption(

@@ -154,7 +154,8 @@ def run_shard(
     """Run one shard; whatever the network or the attack does, the answer is a record.
 
     ``earlier`` are the records of the cascade members before this task on the same span; a probe reads ``evidence``
-    instead, a corruption takes its images from ``corrupted``. ``worker`` must be loaded, except for the cost task, which loads it afresh so that the peaks are its own.
+    instead, a corruption takes its images from ``corrupted``. ``worker`` must be loaded, except for the cost task,
+    which loads it afresh so that the peaks are its own.
     """
     began = time.monotonic()
     task = work.shard.task

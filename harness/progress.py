@@ -1,13 +1,14 @@
 """What a run tells while it goes on: one line per shard with an estimate of the time left, and a closing table."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import metrics, plan, store
+from harness.corruptions import EXTRA_CORRUPTIONS
 from harness.executors.holder import Speed
 from harness.forecast import Forecast
-from harness.records import Example, Record, Shard, Status
+from harness.records import Example, Record, Shard, Status, Task
 from harness.run import Prepared
 
 
@@ -18,6 +19,11 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def _right(rows: Sequence[Example]) -> metrics.Accuracy:
+    """Share of the corrupted images that are classified as labelled."""
+    return metrics.proportion(sum(row.correct_after for row in rows), len(rows))
 
 
 def _result(record: Record) -> str:
@@ -32,11 +38,36 @@ def _result(record: Record) -> str:
         return f"{broken} witnesses" if broken else "measured"
     if record.shard.task.kind == "clean":
         return f"natural {metrics.natural_accuracy(record.examples).value:.1%}"
+    if record.shard.task.kind == "corruption":
+        return f"right {_right(record.examples).value:.1%}"
     return f"robust {metrics.robust_accuracy(record.examples).value:.1%}"
+
+
+def download_progress(say: Callable[[str], object]) -> Callable[[int, int], None]:
+    """Told the bytes of a download that are here and in all; says a line for every hundredth, or every 64 MiB."""
+    last = -1
+
+    def hear(here: int, total: int) -> None:
+        nonlocal last
+        step = here * 100 // total if total else here >> 26
+        if step > last:
+            last = step
+            share = f" of {total / 1e6:,.0f} MB, {step} %" if total else " MB"
+            say(f"download: {here / 1e6:,.0f}{share}")
+
+    return hear
 
 
 def _place(shard: Shard) -> tuple[str, str, int]:
     return shard.submission, shard.task.key, shard.start
+
+
+def _column(task: Task) -> tuple[str, Callable[[Sequence[Example]], metrics.Accuracy]]:
+    """The column of the closing table that a task belongs to, and its figure; all corruptions share a mean."""
+    if task.kind == "corruption":
+        extra = " (extra)" if task.params["corruption"] in EXTRA_CORRUPTIONS else ""
+        return f"mean@{task.params['dataset']}{extra}", _right
+    return task.key, metrics.natural_accuracy if task.kind == "clean" else metrics.robust_accuracy
 
 
 class Progress:
@@ -106,20 +137,20 @@ class Progress:
         rows: dict[str, dict[str, str]] = {}
         for candidate in manifest.candidates:
             collected: dict[str, list[Example] | None] = {}
+            measures: dict[str, Callable[[Sequence[Example]], metrics.Accuracy]] = {}
             for work in plan.work_of(manifest, candidate):
-                key, record = work.shard.task.key, store.find_record(results, work.shard)
-                if work.shard.task.kind in {"cost", "probe"}:
+                task, record = work.shard.task, store.find_record(results, work.shard)
+                if task.kind in {"cost", "probe"}:
                     continue
+                key, measure = _column(task)
+                measures[key] = measure
                 known = collected.setdefault(key, [])
                 if record is None or plan.state(work, record) is not plan.State.DONE:
                     collected[key] = None
                 elif known is not None:
                     known.extend(record.examples)
             rows[candidate.id] = {
-                key: f"{(metrics.natural_accuracy if key == 'clean' else metrics.robust_accuracy)(found).value:.1%}"
-                if found
-                else "-"
-                for key, found in collected.items()
+                key: f"{measures[key](found).value:.1%}" if found else "-" for key, found in collected.items()
             }
         columns = list(dict.fromkeys(key for cells in rows.values() for key in cells))
         width = max((len(name) for name in rows), default=0)

@@ -11,7 +11,9 @@ from typing import Any
 
 from harness import datasets, plan, store, suites
 from harness.attacks import Attack, find_attack
-from harness.datasets import Dataset
+from harness.corrupting import choose
+from harness.datasets import NPZ, Corrupted, Dataset
+from harness.datasets.download import Progress
 from harness.errors import UnknownNameError, UserError
 from harness.executors.holder import Speed
 from harness.executors.local import LocalExecutor
@@ -44,6 +46,10 @@ class Request:
     implementation: str = "own"
     """``own``, or ``reference`` for pyautoattack's members of AutoAttack."""
     settings: Settings = field(default_factory=Settings)
+    corruptions: str = "auto"
+    """Where corrupted images come from: ``harness.datasets.corrupted.SOURCES``."""
+    progress: Progress | None = None
+    """Told the bytes of a download that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Prepared:
     """Submissions that were asked for and cannot be evaluated, with the reason."""
     notes: tuple[str, ...]
     """What was left out and why."""
+    corrupted: Corrupted | None = None
+    """Where the corruption tasks take their images from; None when there are none."""
 
     @property
     def total(self) -> int:
@@ -95,7 +103,21 @@ def select(request: Request) -> tuple[list[Submission], dict[str, UserError], li
     return usable, problems, notes
 
 
-def _tasks(request: Request, submission: Submission, notes: list[str]) -> tuple[Task, ...]:
+def _corrupted(request: Request, data: Dataset, notes: list[str]) -> Corrupted | None:
+    """The corrupted images that the suite asks for; None when it asks for none or can do without."""
+    entries = suites.corruptions_in(suites.load(request.suite), request.only)
+    if not entries:
+        return None
+    required = bool(request.only) or not all(entry.get("optional") for entry in entries)
+    found, note = choose(
+        data, source=request.corruptions, required=required, of_a_file=request.dataset.startswith(NPZ),
+        data_dir=request.data_dir, seed=request.seed, progress=request.progress,
+    )  # fmt: skip
+    notes += [note] if note else []
+    return found
+
+
+def _tasks(request: Request, submission: Submission, corrupted: Corrupted | None, notes: list[str]) -> tuple[Task, ...]:
     suite = suites.load(request.suite)
     threats = request.threats or submission.card.threats
 
@@ -108,6 +130,7 @@ def _tasks(request: Request, submission: Submission, notes: list[str]) -> tuple[
         implementation=lambda name: find(name).implementation,
         only=request.only,
         probe=PROBES.get,
+        corruptions=corrupted,
         defence=submission.card.defence,
     )
     kept: list[Task] = []
@@ -131,6 +154,7 @@ def prepare(request: Request) -> Prepared:
     suites.load(request.suite)
     data = datasets.load(request.dataset, data_dir=request.data_dir, limit=request.limit)
     usable, unusable, notes = select(request)
+    corrupted = _corrupted(request, data, notes)
     store.open_folder(request.results)
     candidates: list[Candidate] = []
     specs: dict[str, dict[str, Any]] = {}
@@ -141,7 +165,7 @@ def prepare(request: Request) -> Prepared:
         except UserError as error:
             unusable[submission.id] = error
             checkpoint, source = "unavailable", "unavailable"
-        tasks = _tasks(request, submission, notes)
+        tasks = _tasks(request, submission, corrupted, notes)
         candidates.append(Candidate(submission.id, submission.card.plain(), checkpoint, source, tasks))
     cuts = plan.spans(len(data), request.shard_size)
     manifest = Manifest(
@@ -170,7 +194,7 @@ def prepare(request: Request) -> Prepared:
         return store.find_record(request.results, shard, examples=False)
 
     works = tuple(plan.outstanding(plan.wanted(runnable), find))
-    return Prepared(runnable, data, works, specs, unusable, tuple(notes))
+    return Prepared(runnable, data, works, specs, unusable, tuple(notes), corrupted)
 
 
 def execute(
@@ -186,6 +210,7 @@ def execute(
         dataset=prepared.dataset,
         settings=request.settings,
         workers=max(1, min(request.workers, len(jobs))),
+        corrupted=prepared.corrupted,
     )
     executor.run(jobs, report, speed)
 

@@ -14,7 +14,7 @@ from harness.datasets.svhn import load_svhn
 from harness.errors import DatasetError, UnknownNameError
 from harness.registry import Registry
 
-__all__ = ["DATASETS", "Corrupted", "Dataset", "corrupted", "corruptions_of", "load", "names"]
+__all__ = ["DATASETS", "NPZ", "Corrupted", "Dataset", "corrupted", "corruptions_of", "load", "names"]
 
 DATASETS: Registry[Callable[[Path | None], Dataset]] = Registry("dataset")
 """From a name to the function that loads the whole data set, given the folder for downloads or None."""

@@ -13,7 +13,7 @@ from harness.corruptions import (
     LEAST_SIDE,
     SEVERITIES,
 )
-from harness.datasets.archive import ARCHIVES, cell, is_here, open_archive
+from harness.datasets.archive import ARCHIVES, Archive, cell, is_here, open_archive
 from harness.datasets.dataset import Dataset
 from harness.datasets.download import Progress
 from harness.datasets.images import GeneratedImages, Images
@@ -28,25 +28,27 @@ class Corrupted:
     """Every corrupted version of ``base``, all of one source; a cell is read or made when its tensors are asked for."""
 
     base: Dataset
+    archive: Archive | None = None
+    """The official archive; None: generated."""
     folder: Path | None = None
-    """The unpacked official archive; None: generated."""
+    """Where it is unpacked."""
     seed: int = 0
     """Of the generator; the archive has none."""
 
     @property
     def official(self) -> bool:
         """Whether the images are the published ones."""
-        return self.folder is not None
+        return self.archive is not None
 
     @property
     def name(self) -> str:
         """``cifar10-c`` for the archive, else e.g. ``cifar10-sample-c-generated``: two different boards."""
-        return ARCHIVES[self.base.name].name if self.official else f"{self.base.name}-c-generated"
+        return self.archive.name if self.archive else f"{self.base.name}-c-generated"
 
     @property
     def implementation(self) -> str:
         """Who made the images, with a version: what a record must name beside the corruption and the severity."""
-        return ARCHIVES[self.base.name].record if self.official else IMPLEMENTATION
+        return self.archive.record if self.archive else IMPLEMENTATION
 
     def cell(self, corruption: str, severity: int) -> Dataset:
         """The same examples as ``base``, corrupted.
@@ -60,8 +62,8 @@ class Corrupted:
             raise UserError(f"{corruption}: severity: expected 1 to 5, got {severity}")
         base, n = self.base, len(self.base)
         images: Images = GeneratedImages(base.images, corruption, severity, self.seed)
-        if self.folder is not None:
-            held, labels = cell(ARCHIVES[base.name], self.folder, corruption, severity)
+        if self.archive is not None and self.folder is not None:
+            held, labels = cell(self.archive, self.folder, corruption, severity)
             if not np.array_equal(labels[:n], base.labels):
                 raise DatasetError(f"{self.name}: expected the labels of {base.name} in {self.folder}, got others")
             images = held[:n]
@@ -100,14 +102,14 @@ def corruptions_of(
     if source == "official" and archive is None:
         raise UserError(f"corruptions: expected {' or '.join(ARCHIVES)} for the official archive, got {dataset.name}")
     if archive is not None and (source == "official" or (source == "auto" and is_here(archive, data_dir))):
-        return Corrupted(dataset, open_archive(archive, data_dir, progress))
+        return Corrupted(dataset, archive, open_archive(archive, data_dir, progress))
     height, width = dataset.images.shape[1:3]
     if min(height, width) < LEAST_SIDE:
         raise UserError(
             f"{dataset.name}: corruptions: expected images of at least {LEAST_SIDE} x {LEAST_SIDE} pixels, "
             f"got {height} x {width}"
         )
-    return Corrupted(dataset, None, seed)
+    return Corrupted(dataset, seed=seed)
 
 
 def corrupted(

@@ -4,7 +4,7 @@ A parameter such as ``step_size = "eps/4"`` is resolved for each threat model, s
 """
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +14,10 @@ from harness.errors import UnknownNameError, UserError
 from harness.records import Task, ThreatModel
 
 _HERE = Path(__file__).parent
-_FIELDS = {"name", "kind", "attack", "cascade", "params", "params_L1", "defences"}
-_KINDS = {"attack", "clean", "cost", "probe"}
+_FIELDS = {"name", "kind", "attack", "cascade", "params", "params_L1", "defences", "optional"}
+_KINDS = ("attack", "clean", "corruption", "cost", "probe")
+SEVERITIES = (1, 2, 3, 4, 5)
+"""Of every corruption."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,41 @@ def load(name: str) -> Suite:
         raise UserError(f"{path}: tasks: expected at least one [[tasks]] table")
     seen: set[str] = set()
     for position, entry in enumerate(entries):
-        where = f"{path}: tasks[{position}]"
-        unknown = set(entry) - _FIELDS
-        if unknown:
-            raise UserError(f"{where}: unknown field {sorted(unknown)[0]!r}; known: {', '.join(sorted(_FIELDS))}")
-        if not isinstance(entry.get("name"), str) or entry["name"] in seen:
-            raise UserError(f"{where}: name: expected a name no other task has, got {entry.get('name')!r}")
+        _check(f"{path}: tasks[{position}]", entry, seen)
         seen.add(entry["name"])
-        kind = entry.get("kind", "attack")
-        if kind not in _KINDS:
-            raise UserError(f"{where}: kind: expected attack, clean, cost or probe, got {kind!r}")
-        if kind == "attack" and not isinstance(entry.get("attack"), str):
-            raise UserError(f"{where}: attack: expected the name of an attack, got {entry.get('attack')!r}")
-        kinds = entry.get("defences", [])
-        if not isinstance(kinds, list) or not all(isinstance(item, str) for item in kinds):
-            raise UserError(f"{where}: defences: expected a list of defence kinds, got {kinds!r}")
-        for field in ("params", "params_L1"):
-            if not isinstance(entry.get(field, {}), dict):
-                raise UserError(f"{where}: {field}: expected a table, got {entry[field]!r}")
     return Suite(path.stem, str(data.get("description", "")), tuple(entries))
+
+
+def _check(where: str, entry: dict[str, Any], seen: Collection[str]) -> None:
+    """``UserError`` with the field unless ``entry`` is a task whose name is not in ``seen``."""
+    unknown = set(entry) - _FIELDS
+    if unknown:
+        raise UserError(f"{where}: unknown field {sorted(unknown)[0]!r}; known: {', '.join(sorted(_FIELDS))}")
+    if not isinstance(entry.get("name"), str) or entry["name"] in seen:
+        raise UserError(f"{where}: name: expected a name no other task has, got {entry.get('name')!r}")
+    kind = entry.get("kind", "attack")
+    if kind not in _KINDS:
+        raise UserError(f"{where}: kind: expected {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {kind!r}")
+    if kind == "attack" and not isinstance(entry.get("attack"), str):
+        raise UserError(f"{where}: attack: expected the name of an attack, got {entry.get('attack')!r}")
+    kinds = entry.get("defences", [])
+    if not isinstance(kinds, list) or not all(isinstance(item, str) for item in kinds):
+        raise UserError(f"{where}: defences: expected a list of defence kinds, got {kinds!r}")
+    for field in ("params", "params_L1"):
+        if not isinstance(entry.get(field, {}), dict):
+            raise UserError(f"{where}: {field}: expected a table, got {entry[field]!r}")
+    if not isinstance(entry.get("optional", False), bool) or (kind != "corruption" and "optional" in entry):
+        raise UserError(f"{where}: optional: expected true or false, of a corruption, got {entry['optional']!r}")
+    if kind == "corruption":
+        _check_severities(where, entry.get("params", {}))
+
+
+def _check_severities(where: str, params: dict[str, Any]) -> None:
+    """``UserError`` unless the parameters of a corruption are its severities, each once."""
+    given = params.get("severities")
+    fine = isinstance(given, list) and given and all(type(item) is int and item in SEVERITIES for item in given)
+    if not fine or set(params) != {"severities"} or len(set(given or ())) < len(given or ()):
+        raise UserError(f"{where}: params: expected {{ severities = [...] }} with some of 1 to 5, got {params!r}")
 
 
 def _resolve(value: object, threat: ThreatModel) -> object:
@@ -102,6 +120,27 @@ class Probes(Protocol):
         ...
 
 
+class Corruptions(Protocol):
+    """What a suite needs to know of the corrupted images."""
+
+    @property
+    def name(self) -> str:
+        """Their data set."""
+        ...
+
+    @property
+    def implementation(self) -> str:
+        """Who made them, with a version."""
+        ...
+
+
+def corruptions_in(suite: Suite, only: Sequence[str] = ()) -> tuple[dict[str, Any], ...]:
+    """The entries of ``suite`` that need corrupted images; ``only`` as in ``expand``."""
+    return tuple(
+        entry for entry in suite.entries if _kind(entry) == "corruption" and (not only or entry["name"] in only)
+    )
+
+
 def expand(
     suite: Suite,
     threats: Sequence[ThreatModel],
@@ -109,14 +148,15 @@ def expand(
     implementation: Callable[[str], str],
     only: Sequence[str] = (),
     probe: Callable[[str], Probes] | None = None,
+    corruptions: Corruptions | None = None,
     defence: str = "static",
 ) -> tuple[Task, ...]:
     """The tasks of ``suite`` for every threat model, in the order they run.
 
     ``implementation`` names who computes an attack, ``probe`` describes one; both raise ``UnknownNameError`` for one
-    that does not exist; without ``probe`` no probe is planned. ``only`` keeps the named tasks (and ``clean``); a
-    cascade member brings the members before it along, a probe the probes it needs. Entries that name ``defences`` are
-    for submissions of that kind only.
+    that does not exist. Without ``probe`` no probe is planned, without ``corruptions`` no corruption. ``only`` keeps
+    the named tasks (and ``clean``); a cascade member brings the members before it along, a probe the probes it needs.
+    Entries that name ``defences`` are for submissions of that kind only.
     """
     entries = [entry for entry in suite.entries if defence in entry.get("defences", (defence,))]
     wanted = _wanted(suite, entries, only, probe)
@@ -129,6 +169,9 @@ def expand(
     probes = [entry for entry in entries if entry["name"] in wanted and _kind(entry) == "probe"] if probe else []
     for threat in threats:
         tasks += _attacks(attacks, threat, implementation)
+    if corruptions:
+        for entry in corruptions_in(suite):
+            tasks += _cells(entry, corruptions) if entry in entries and entry["name"] in wanted else ()
     if probe:
         tasks += _probes(probes, threats, tasks, probe)
     tasks += [
@@ -189,6 +232,19 @@ def _attacks(
             members_so_far[cascade] = (*task.after, task.key)
         tasks.append(task)
     return tasks
+
+
+def _cells(entry: dict[str, Any], corruptions: Corruptions) -> list[Task]:
+    """A task for each severity of one corruption."""
+    return [
+        Task(
+            name=f"{entry['name']}-{severity}",
+            kind="corruption",
+            params={"corruption": entry["name"], "severity": severity, "dataset": corruptions.name},
+            implementation=corruptions.implementation,
+        )
+        for severity in entry["params"]["severities"]
+    ]
 
 
 def _probes(
