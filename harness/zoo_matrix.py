@@ -251,6 +251,12 @@ class Matrix:
         return out.getvalue()
 
 
+def _order(check: str) -> tuple[int, int, str]:
+    """Contract, gradients, adequacy, data, information; by number within each."""
+    number = "".join(char for char in check.partition("-")[0] if char.isdigit())
+    return "CGADI".find(check[0]), int(number or 0), check
+
+
 def compare(
     expected: Mapping[str, Expectation], outcomes: Mapping[tuple[str, int], Outcome | None], thresholds: str
 ) -> Matrix:
@@ -265,7 +271,7 @@ def compare(
                 rows.append(Row(item, seed, None, None, ("there are no records to judge",)))
                 continue
             rows.append(Row(item, seed, outcome, distance(item, outcome, base), deviations(item, outcome, base)))
-    return Matrix(tuple(rows), tuple(CHECKS.names()), thresholds)
+    return Matrix(tuple(rows), tuple(sorted(CHECKS.names(), key=_order)), thresholds)
 
 
 def write_matrix(folder: Path, matrix: Matrix) -> None:

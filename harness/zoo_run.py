@@ -39,6 +39,8 @@ def plan_run(models: Mapping[str, Expectation], request: runs.Request, seed: int
     """
     folder = folder_of(request.results, seed)
     suite = suite_for(request.suite, folder)
+    if not any(entry.get("kind") == "probe" for entry in suites.load(suite).entries):
+        raise UserError(f"--suite: expected a suite with probes such as check, got {request.suite!r}")
     wanted = replace(request, ids=tuple(models), suite=suite, results=folder, seed=seed)
     prepared = runs.prepare(wanted)
     for name, error in prepared.unusable.items():

@@ -1,6 +1,6 @@
 """Judges over records and probe numbers: pure functions, so new thresholds judge old records. No torch."""
 
-from harness.checks import adequacy, gradients, transfer
+from harness.checks import adequacy, contract, derivatives, gradients, integrity, provenance, transfer
 from harness.checks.case import Case, Column
 from harness.checks.check import Check
 from harness.checks.thresholds import Thresholds, load_thresholds
@@ -11,8 +11,13 @@ __all__ = ["CHECKS", "Case", "Check", "Column", "Thresholds", "judge", "load_thr
 
 CHECKS: Registry[Check] = Registry("check")
 
-for _check in (*gradients.CHECKS_, *adequacy.CHECKS_, *transfer.CHECKS_):
-    CHECKS.add(_check.id, _check)
+_ROOMS = (
+    contract.CHECKS_CONTRACT, provenance.CHECKS_PROVENANCE, derivatives.CHECKS_DERIVATIVES, gradients.CHECKS_,
+    adequacy.CHECKS_, transfer.CHECKS_, integrity.CHECKS_INTEGRITY,
+)  # fmt: skip
+for _room in _ROOMS:
+    for _check in _room:
+        CHECKS.add(_check.id, _check)
 
 CHECKS.freeze()
 

@@ -9,6 +9,7 @@ from harness.checks.thresholds import Thresholds
 from harness.records import Finding
 
 _CHANGES = {"lsb": "noise in the last bit", "flip": "mirroring", "shift": "a shift by one pixel"}
+_MOVES = ("flip", "shift")
 
 
 def _drop(numbers: Mapping[str, Any], name: str, limits: Thresholds) -> tuple[str, float]:
@@ -16,10 +17,12 @@ def _drop(numbers: Mapping[str, Any], name: str, limits: Thresholds) -> tuple[st
     way, n = numbers[name], numbers["examples"]
     net = way["lost"] - way["won"]
     points = 100 * net / n
+    # What moves the image moves some decisions either way: it counts beyond a 95 % interval of a difference of pairs.
+    sure = points - (196 * (way["lost"] + way["won"]) ** 0.5 / n if name in _MOVES else 0.0)
     fail = limits.values["D1"].get(f"{name}_fail")
-    if fail and points > float(fail["value"]) and net >= limits("D1", "least_fail"):
+    if fail and sure > float(fail["value"]) and net >= limits("D1", "least_fail"):
         return "fail", points
-    return ("warn" if points > limits("D1", f"{name}_warn") and net >= limits("D1", "least_warn") else "pass"), points
+    return ("warn" if sure > limits("D1", f"{name}_warn") and net >= limits("D1", "least_warn") else "pass"), points
 
 
 def judge_memory(case: Case, limits: Thresholds) -> list[Finding]:
