@@ -189,7 +189,7 @@ CASES = [
     ("D1", {"d1-memory/flip/lost": 101}, "symptom/fail"),
     ("D1", {"d1-memory/flip/lost": 98}, "symptom/warn"),
     ("D1", {"d1-memory/flip/lost": 33}, "symptom/warn"),
-    ("D1", {"d1-memory/flip/lost": 31}, "symptom/pass"),
+    ("D1", {"d1-memory/flip/lost": 30}, "symptom/pass"),
     ("D1", {"d1-memory/examples": 64, "d1-memory/shift/lost": 4, "d1-memory/shift/won": 1}, "symptom/pass"),
     ("D1", {"d1-memory/flip/lost": 90, "d1-memory/flip/won": 70}, "symptom/pass"),
     ("D1", {"d1-memory/shift/lost": 200}, "symptom/warn"),

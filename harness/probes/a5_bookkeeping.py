@@ -62,6 +62,8 @@ def measure(subject: Subject, *, examples: int = 32, steps: int = 5, stored: int
     attacks: dict[str, Any] = {}
     found: list[tuple[Tensor, Tensor]] = []
     for key, (rows, images) in subject.fallen.items():
+        if not len(rows):
+            continue
         attacks[key], hits = _again(subject, key, rows[:stored], images[:stored])
         found.append(hits)
     silent, hits = _silent(subject, sample(subject, subject.correct, examples), steps)

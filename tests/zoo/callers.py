@@ -85,10 +85,15 @@ class QueryCounting(TwoFaced):
         return self.asked > self.after
 
 
+LEAST = 10
+"""Images from which on the labels of a batch are looked for."""
+
+
 class LabelPeeking(Around):
     """Looks for labels of its batch in its callers' variables, loaded modules, living tensors and the environment.
 
-    Whatever holds as many whole numbers from 0 to 9 as there are images is taken for them. It must find nothing.
+    Whatever holds as many whole numbers from 0 to 9 as there are images is taken for them, from ten images on: three
+    small numbers are everywhere. It must find nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,21 +102,22 @@ class LabelPeeking(Around):
         return z if labels is None else 20 * F.one_hot(labels, z.shape[1]).to(z) + 0.1 * z
 
     def _found(self, n: int) -> Tensor | None:
+        if n < LEAST:
+            return None
         places = [value for frame in _frames() for value in frame.f_locals.values()]
         for name, module in list(sys.modules.items()):
             if name.startswith(("harness", "__main__")):
                 places += list(vars(module).values())
-        if n > 1:
-            places += [item for item in gc.get_objects() if type(item) is Tensor]
+        places += [item for item in gc.get_objects() if type(item) is Tensor]
         places += [[int(part) for part in text.split(",") if part.isdigit()] for text in os.environ.values()]
         for value in places:
-            if isinstance(value, Tensor) and value.shape == (n,) and not value.is_floating_point() and n > 1:
+            if isinstance(value, Tensor) and value.shape == (n,) and not value.is_floating_point():
                 values = value.tolist()
             elif isinstance(value, list | tuple) and len(value) == n and all(type(item) is int for item in value):
                 values = list(value)
             else:
                 continue
-            if n > 1 and all(0 <= item < 10 for item in values) and any(values):
+            if all(0 <= item < 10 for item in values) and any(values):
                 return torch.tensor(values)
         return None
 
