@@ -16,7 +16,8 @@ PURE = (
 """Modules that work without torch installed."""
 OWN = {
     "harness.attacks": {"harness.attacks", "harness.registry", "harness.errors"},
-    "harness.datasets": {"harness.datasets", "harness.registry", "harness.errors"},
+    "harness.corruptions": {"harness.corruptions", "harness.errors"},
+    "harness.datasets": {"harness.datasets", "harness.corruptions", "harness.registry", "harness.errors"},
     "harness.probes": {"harness.probes", "harness.attacks", "harness.registry", "harness.errors", "harness.records"},
     "harness.checks": {"harness.checks", "harness.metrics", "harness.registry", "harness.errors", "harness.records"},
     "leaderboard": {

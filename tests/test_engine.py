@@ -179,7 +179,7 @@ def test_a_member_after_a_failed_one_is_skipped() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x[:1], r"the attack returned \(1, 3, 32, 32\), expected a tensor \(4, 3, 32, 32\)"),
+        (lambda x: x[:1], r"the attack returned \(1, 3, 32, 32\), expected a tensor \(6, 3, 32, 32\)"),
         (lambda x: x.double(), "returned torch.float64, expected torch.float32"),
         (lambda x: x + torch.nan, "pixels of the adversarial images are not finite"),
         (lambda x: x - 1e-3, r"expected \[0, 1\]"),

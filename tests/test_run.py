@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness import store
-from harness.records import Record, Status
+from harness.records import SCHEMA, Record, Status
 
 CARD = """
 id = "{id}"
@@ -316,4 +316,4 @@ def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": 99}))
     done = harness("status", "--results", str(copy))
     assert done.returncode == 2
-    assert "expected 1 or older, got 99" in done.stderr and "Traceback" not in done.stderr
+    assert f"expected {SCHEMA} or older, got 99" in done.stderr and "Traceback" not in done.stderr

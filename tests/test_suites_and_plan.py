@@ -1,5 +1,6 @@
 """Suites as data, and the plan: what is done, stale, failed or still to do."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from harness import plan, suites
 from harness.errors import UnknownNameError, UserError
 from harness.plan import State, Work
-from harness.records import Candidate, Failure, Manifest, Status, ThreatModel
+from harness.records import Candidate, Failure, Manifest, Status, Task, ThreatModel
 
 LINF = ThreatModel("Linf", "8/255")
 
@@ -25,10 +26,11 @@ def test_every_suite_starts_clean_and_names_each_task_once(name) -> None:
 
 
 def test_the_standard_suite_is_the_published_recipe() -> None:
-    keys = [task.key for task in _expand("standard")]
+    tasks = _expand("standard")
+    keys = [task.key for task in tasks if task.kind != "probe"]
     assert keys == [
         "clean", "fgsm@Linf-8/255", "pgd-20@Linf-8/255", "pgd-100-5@Linf-8/255", "deepfool@Linf-8/255",
-        "apgd-ce@Linf-8/255", "apgd-t@Linf-8/255", "fab-t@Linf-8/255", "square@Linf-8/255", "cost",
+        "budget@Linf-8/255", "apgd-ce@Linf-8/255", "apgd-t@Linf-8/255", "fab-t@Linf-8/255", "square@Linf-8/255", "cost",
     ]  # fmt: skip
     members = [task for task in _expand("standard") if task.cascade == "autoattack"]
     assert [task.after for task in members] == [
@@ -67,7 +69,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         ("[[tasks]]\nname = 'a'\nattak = 'pgd'", "unknown field 'attak'"),
         ("[[tasks]]\nattack = 'pgd'", "name: expected a name"),
         ("[[tasks]]\nname = 'a'", "attack: expected the name of an attack"),
-        ("[[tasks]]\nname = 'a'\nkind = 'dance'", "kind: expected attack, clean or cost"),
+        ("[[tasks]]\nname = 'a'\nkind = 'dance'", "kind: expected attack, clean, "),
         ("[[tasks", "expected a suite in TOML"),
     ],
 )
@@ -93,8 +95,20 @@ def _manifest() -> Manifest:
 
 def test_cost_is_one_shard_and_everything_else_covers_all_examples() -> None:
     works = plan.wanted(_manifest())
-    assert len(works) == 9 * 3 + 1
+    by_kind = Counter(work.shard.task.kind for work in works)
+    assert by_kind == {"clean": 3, "attack": 9 * 3, "cost": 1}
     assert {work.identity.data for work in works} == {"a", "b", "c"}
+
+
+def test_a_probe_is_one_shard_over_all_examples_and_knows_them_by_one_digest() -> None:
+    probe = Task("c1-output", "probe", params={})
+    manifest = _manifest()
+    candidate = replace(manifest.candidates[0], tasks=(probe,))
+    (work,) = plan.wanted(replace(manifest, candidates=(candidate,)))
+    assert (work.shard.start, work.shard.stop) == (0, 250)
+    other = replace(manifest, candidates=(candidate,), spans=(*manifest.spans[:2], (200, 250, "d")))
+    (changed,) = plan.wanted(other)
+    assert work.identity.data not in {"a", "b", "c", changed.identity.data}
 
 
 def test_states(make_record) -> None:

@@ -14,7 +14,7 @@ from harness.attacks.apgd import apgd_ce, apgd_dlr, apgd_t
 from harness.attacks.budget import FRACTIONS, budget
 from harness.attacks.deepfool import NORMS as DEEPFOOL_NORMS
 from harness.attacks.deepfool import deepfool
-from harness.attacks.fab import fab_t
+from harness.attacks.fab import fab, fab_t
 from harness.attacks.fgsm import NORMS as FGSM_NORMS
 from harness.attacks.fgsm import fgsm
 from harness.attacks.hyperplane import NORMS as FAB_NORMS
@@ -84,6 +84,11 @@ def _targeted(params: Mapping[str, Any], classes: int) -> tuple[float, float]:
     return pairs, pairs
 
 
+def _untargeted(params: Mapping[str, Any], classes: int) -> tuple[float, float]:
+    steps, _ = _steps(params, classes)
+    return steps, steps * (classes - 1)
+
+
 def _queries(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
     return float(params.get("queries", 5000) * params.get("restarts", 1)), 0.0
 
@@ -106,6 +111,7 @@ for _attack in (
     Attack("apgd-ce", apgd_ce, "rampart-apgd-1", APGD_NORMS, passes=_steps),
     Attack("apgd-dlr", apgd_dlr, "rampart-apgd-1", APGD_NORMS, passes=_steps),
     Attack("apgd-t", apgd_t, "rampart-apgd-1", APGD_NORMS, passes=_targeted),
+    Attack("fab", fab, "rampart-fab-1", FAB_NORMS, passes=_untargeted),
     Attack("fab-t", fab_t, "rampart-fab-1", FAB_NORMS, passes=_targeted),
     Attack("square", square, "rampart-square-1", SQUARE_NORMS, passes=_queries),
 ):

@@ -5,17 +5,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.asking import ask, batches, reveal
+from harness.attacks.asking import ask, reveal
+from harness.attacks.boundary import likeliest, nearest_boundary
 from harness.attacks.geometry import ascent, per_image
 from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm
-from harness.attacks.losses import input_gradient
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
 NORMS = ("L2", "Linf")
 
-_DUAL = {"L2": 2.0, "Linf": 1.0}
-"""Order of the norm that measures gradients when perturbations are measured in the key's norm."""
 _NUDGE = 1e-4
 """Added to the length of every step after the first: a step that fell short would otherwise be followed by ever
 smaller ones that creep up to the boundary. The authors' code adds it to the first step as well."""
@@ -63,15 +61,15 @@ def deepfool(
     logits = ask(model, x, batch_size)
     check_labels("deepfool", logits, y)
     rows = (~reveal(model, x, logits, y, batch_size)).nonzero().squeeze(1)
-    others = _others(logits, y, candidates or 10)
+    others = likeliest(logits, y, (candidates or 10) - 1)
     point, total = x[rows], torch.zeros_like(x[rows])
     for step in range(steps):
         if not len(rows):
             break
-        distance, direction, fooled = _nearest_boundary(model, point, y[rows], others[rows], norm, batch_size)
-        x_adv[rows[fooled]] = point[fooled]
-        keep = ~fooled & distance.isfinite()
-        rows, total, distance, direction = rows[keep], total[keep], distance[keep], direction[keep]
+        seen = nearest_boundary(model, point, y[rows], others[rows], norm, batch_size)
+        x_adv[rows[seen.fooled]] = point[seen.fooled]
+        keep = ~seen.fooled & seen.distance.isfinite()
+        rows, total, distance, direction = rows[keep], total[keep], seen.distance[keep], seen.gradient[keep]
         length = (distance + _NUDGE if step else distance).clamp_max(_FAR)
         total.addcmul_(ascent(direction, norm), per_image(length, direction))
         point = x[rows].add_(total, alpha=1 + overshoot).clamp_(0, 1)
@@ -79,40 +77,3 @@ def deepfool(
         fooled = reveal(model, point, ask(model, point, batch_size), y[rows], batch_size)
         x_adv[rows[fooled]] = point[fooled]
     return x_adv
-
-
-def _others(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
-    """The ``candidates - 1`` classes of highest logit besides ``y``, int64 (N, at most K - 1)."""
-    ranked = logits.nan_to_num().scatter(1, y[:, None], -math.inf)
-    return ranked.topk(min(candidates, logits.shape[1]) - 1).indices
-
-
-def _nearest_boundary(
-    model: nn.Module, x: Tensor, y: Tensor, others: Tensor, norm: str, batch_size: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance (N,) to the nearest linearised boundary, the gradient (N, C, H, W) towards it, and who is across it.
-
-    The distance is inf, and the gradient 0, where no boundary can be seen: every gradient is zero or not finite. Rows
-    that are misclassified at ``x`` (the third answer, bool (N,)) are not looked at.
-    """
-    nearest, direction = x.new_full((len(x),), math.inf), torch.zeros_like(x)
-    fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for part in batches(len(x), batch_size):
-        leaf = x[part].detach().requires_grad_()
-        with torch.enable_grad():
-            logits = model(leaf)
-        fooled[part] = reveal(model, leaf.detach(), logits.detach(), y[part], batch_size)
-        if bool(fooled[part].all()):
-            continue
-        for column in range(others.shape[1]):
-            with torch.enable_grad():
-                gap = logits.gather(1, others[part, column : column + 1]) - logits.gather(1, y[part, None])
-                gap = gap.squeeze(1)
-            last = column + 1 == others.shape[1]
-            grad = input_gradient(gap, leaf, wanted=~fooled[part], retain_graph=not last)
-            length = torch.linalg.vector_norm(grad.flatten(1), ord=_DUAL[norm], dim=1)
-            distance = gap.detach().abs() / length
-            closer = (distance < nearest[part]) & ~fooled[part]
-            nearest[part] = torch.where(closer, distance, nearest[part])
-            direction[part][closer] = grad[closer]
-    return nearest, direction, fooled

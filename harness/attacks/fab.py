@@ -1,4 +1,4 @@
-"""Targeted FAB: the closest point across each boundary, by projections onto its linearisation inside the box."""
+"""FAB: the closest point across a decision boundary, by projections onto its linearisation inside the box."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.asking import ask, ask_gradient, batches, reveal
+from harness.attacks.boundary import likeliest, nearest_boundary
 from harness.attacks.geometry import finite
 from harness.attacks.hyperplane import NORMS, project
-from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
@@ -42,7 +43,7 @@ class _Pairs:
     rows: Tensor
     """Position of the image, int64 (P,)."""
     targets: Tensor
-    """The class to reach, int64 (P,)."""
+    """The class to reach, int64 (P,); of untargeted searches the likeliest, which they do not keep to."""
     ages: Tensor
     """Steps made, int64 (P,)."""
     points: Tensor
@@ -92,24 +93,69 @@ def fab_t(
     misclassified iterate is returned, however far it is; ``eps`` only scales the random starts. An image that is
     misclassified itself comes back as it is. Raises ``UserError`` for arguments out of range.
     """
-    check_batch("fab-t", x, y)
-    check_norm("fab-t", norm, NORMS)
-    check_positive("fab-t", eps=eps, alpha_max=alpha_max, eta=eta, beta=beta)
-    check_count("fab-t", steps=steps, targets=targets, restarts=restarts)
-    if batch_size is not None:
-        check_count("fab-t", batch_size=batch_size)
-    for name, value in {"alpha_max": alpha_max, "beta": beta}.items():
+    check_count("fab-t", targets=targets)
+    return _fab(
+        "fab-t", model, x, y, eps, norm, steps, restarts, _Rule(norm, alpha_max, eta, beta), generator, batch_size,
+        minimum, targets,
+    )  # fmt: skip
+
+
+def fab(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    norm: str = "Linf",
+    steps: int = 100,
+    restarts: int = 1,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    generator: ExampleGenerators | torch.Generator | None = None,
+    batch_size: int | None = None,
+    minimum: bool = False,
+) -> Tensor:
+    """Untargeted FAB, of AutoAttack "plus": every step goes to the nearest of all K - 1 linearised boundaries.
+
+    All else is as in ``fab_t``; a step costs one forward and K - 1 backward passes.
+    """
+    return _fab(
+        "fab", model, x, y, eps, norm, steps, restarts, _Rule(norm, alpha_max, eta, beta), generator, batch_size,
+        minimum, None,
+    )  # fmt: skip
+
+
+def _fab(
+    name: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    norm: str,
+    steps: int,
+    restarts: int,
+    rule: _Rule,
+    generator: ExampleGenerators | torch.Generator | None,
+    batch_size: int | None,
+    minimum: bool,
+    targets: int | None,
+) -> Tensor:
+    check_batch(name, x, y)
+    check_norm(name, norm, NORMS)
+    check_positive(name, eps=eps, alpha_max=rule.alpha_max, eta=rule.eta, beta=rule.beta)
+    check_count(name, steps=steps, restarts=restarts)
+    check_batch_size(name, batch_size)
+    for parameter, value in {"alpha_max": rule.alpha_max, "beta": rule.beta}.items():
         if value > 1:
-            raise UserError(f"fab-t: {name}: expected at most 1, got {value!r}")
+            raise UserError(f"{name}: {parameter}: expected at most 1, got {value!r}")
     x_adv = x.detach().clone(memory_format=torch.contiguous_format)
     if not len(x):
         return x_adv
     logits = ask(model, x_adv, batch_size)
-    check_labels("fab-t", logits, y)
+    check_labels(name, logits, y)
     rows = (~reveal(model, x_adv, logits, y, batch_size)).nonzero().squeeze(1)
-    search = _Search(
-        model, x_adv, y, _likeliest(logits, y, targets), _Rule(norm, alpha_max, eta, beta), eps, batch_size
-    )
+    search = _Search(model, x_adv, y, logits, targets, rule, eps, batch_size)
     generators = ExampleGenerators.of(generator, len(x))
     for restart in range(restarts):
         search.run(rows, steps, generators if restart else None, stop_within=None if minimum else eps)
@@ -118,26 +164,25 @@ def fab_t(
     return search.best.view_as(x_adv)
 
 
-def _likeliest(logits: Tensor, y: Tensor, targets: int) -> Tensor:
-    """The ``targets`` classes of highest logit besides ``y``, likeliest first, int64 (N, at most K - 1)."""
-    ranked = logits.nan_to_num().scatter(1, y[:, None], -math.inf).argsort(dim=1, descending=True, stable=True)
-    return ranked[:, : min(targets, logits.shape[1] - 1)]
-
-
 class _Search:
     """The closest misclassified points found so far, and what it takes to look for closer ones."""
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, targets: Tensor, rule: _Rule, eps: float, batch_size: int | None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        logits: Tensor,
+        targets: int | None,
+        rule: _Rule,
+        eps: float,
+        batch_size: int | None,
     ) -> None:
-        self.model, self.y, self.targets, self.rule, self.eps, self.batch_size = (
-            model,
-            y,
-            targets,
-            rule,
-            eps,
-            batch_size,
-        )
+        self.model, self.y, self.rule, self.eps, self.batch_size = model, y, rule, eps, batch_size
+        others = likeliest(logits, y, targets or logits.shape[1] - 1)
+        self.others = others if targets is None else None
+        """The classes around each image, for an untargeted search."""
+        self.targets = others[:, :1] if targets is None else others
         self.shape, self.x = x.shape[1:], x.flatten(1)
         self.best = self.x.clone()
         self.nearest = x.new_full((len(x),), math.inf)
@@ -156,10 +201,7 @@ class _Search:
             if len(waiting) and entering:
                 pairs, waiting = pairs.join(self._start(waiting[:entering], generators)), waiting[entering:]
             going = pairs.ages < steps
-            images = pairs.points.view(-1, *self.shape)
-            loss = partial(_lead, y=self.y[pairs.rows], targets=pairs.targets)
-            logits, lead, gradient = ask_gradient(self.model, images, loss, self.batch_size, wanted=going)
-            fooled = reveal(self.model, images, logits, self.y[pairs.rows], self.batch_size)
+            lead, gradient, fooled = self._look(pairs, going)
             found = self._keep_closest(pairs, fooled, stop_within)
             if stop_within is not None:
                 going = going & ~found[pairs.rows]
@@ -167,6 +209,18 @@ class _Search:
             if not bool(going.all()):
                 pairs, gradient, lead, fooled = pairs.select(going), gradient[going], lead[going], fooled[going]
             pairs = self._advance(pairs, gradient, lead, fooled)
+
+    def _look(self, pairs: _Pairs, going: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lead (P,) of the class to reach, its gradient (P, C, H, W), who is misclassified; slopes for ``going``."""
+        images, y = pairs.points.view(-1, *self.shape), self.y[pairs.rows]
+        if self.others is not None:
+            seen = nearest_boundary(
+                self.model, images, y, self.others[pairs.rows], self.rule.norm, self.batch_size, wanted=going
+            )
+            return seen.lead, seen.gradient, seen.fooled
+        loss = partial(_lead, y=y, targets=pairs.targets)
+        logits, lead, gradient = ask_gradient(self.model, images, loss, self.batch_size, wanted=going)
+        return lead, gradient, reveal(self.model, images, logits, y, self.batch_size)
 
     def _start(self, rows: Tensor, generators: ExampleGenerators | None) -> _Pairs:
         """The pairs of ``rows``, at the images or at random points within half of ``eps``, or of ``nearest``."""
