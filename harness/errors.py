@@ -24,6 +24,10 @@ class ResultsError(UserError):
     """A results folder that cannot be read or written."""
 
 
+class InputError(UserError, ValueError):
+    """What a Python caller passed is not what was expected."""
+
+
 class UnknownNameError(UserError):
     """A name that no registry or folder holds; the message offers the nearest one."""
 

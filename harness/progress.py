@@ -1,7 +1,7 @@
 """What a run tells while it goes on: one line per shard with an estimate of the time left, and a closing table."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import metrics, plan, store
@@ -10,6 +10,7 @@ from harness.executors.holder import Speed
 from harness.forecast import Forecast
 from harness.records import Example, Record, Shard, Status, Task
 from harness.run import Prepared
+from harness.tables import Measure, corrupted_accuracy, measure_of
 
 
 def duration(seconds: float) -> str:
@@ -19,11 +20,6 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
-
-
-def _right(rows: Sequence[Example]) -> metrics.Accuracy:
-    """Share of the corrupted images that are classified as labelled."""
-    return metrics.proportion(sum(row.correct_after for row in rows), len(rows))
 
 
 def _result(record: Record) -> str:
@@ -39,7 +35,7 @@ def _result(record: Record) -> str:
     if record.shard.task.kind == "clean":
         return f"natural {metrics.natural_accuracy(record.examples).value:.1%}"
     if record.shard.task.kind == "corruption":
-        return f"right {_right(record.examples).value:.1%}"
+        return f"right {corrupted_accuracy(record.examples).value:.1%}"
     return f"robust {metrics.robust_accuracy(record.examples).value:.1%}"
 
 
@@ -62,12 +58,12 @@ def _place(shard: Shard) -> tuple[str, str, int]:
     return shard.submission, shard.task.key, shard.start
 
 
-def _column(task: Task) -> tuple[str, Callable[[Sequence[Example]], metrics.Accuracy]]:
+def _column(task: Task) -> tuple[str, Measure]:
     """The column of the closing table that a task belongs to, and its figure; all corruptions share a mean."""
     if task.kind == "corruption":
         extra = " (extra)" if task.params["corruption"] in EXTRA_CORRUPTIONS else ""
-        return f"mean@{task.params['dataset']}{extra}", _right
-    return task.key, metrics.natural_accuracy if task.kind == "clean" else metrics.robust_accuracy
+        return f"mean@{task.params['dataset']}{extra}", corrupted_accuracy
+    return task.key, measure_of(task.kind)
 
 
 class Progress:
@@ -137,7 +133,7 @@ class Progress:
         rows: dict[str, dict[str, str]] = {}
         for candidate in manifest.candidates:
             collected: dict[str, list[Example] | None] = {}
-            measures: dict[str, Callable[[Sequence[Example]], metrics.Accuracy]] = {}
+            measures: dict[str, Measure] = {}
             for work in plan.work_of(manifest, candidate):
                 task, record = work.shard.task, store.find_record(results, work.shard)
                 if task.kind in {"cost", "probe"}:

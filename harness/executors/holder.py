@@ -30,8 +30,9 @@ class Speed:
 class Holder:
     """The model worker of the submission at hand; replaced when another submission's turn comes or when it is lost."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._asked = settings
+    def __init__(self, settings: Settings, image_shape: tuple[int, int, int] = (3, 32, 32)) -> None:
+        """``image_shape`` is (C, H, W) of the run's images."""
+        self._asked, self._image_shape = settings, image_shape
         self._sizes: dict[str, int] = {}
         self._worker: ModelWorker | None = None
         self._spec: dict[str, Any] | None = None
@@ -48,13 +49,18 @@ class Holder:
             threads=settings.threads,
             memory_limit=settings.memory_limit,
             micro_batch=settings.batch_size if settings.batch_size < min(usual, self._asked.batch_size) else None,
+            image_shape=self._image_shape,
         )
+
+    def _made(self, spec: dict[str, Any], options: WorkerOptions) -> ModelWorker:
+        """A worker for ``spec``; not started yet."""
+        return ModelWorker(spec, options)
 
     def take(self, spec: dict[str, Any], *, loaded: bool) -> tuple[ModelWorker, Description | None]:
         """The worker for ``spec``, started unless ``loaded`` is False; raises ``WorkerError`` when it cannot start."""
         if self._worker is None or self._spec != spec:
             self.drop()
-            self._worker, self._spec = ModelWorker(spec, self._options(self.settings(spec))), spec
+            self._worker, self._spec = self._made(spec, self._options(self.settings(spec))), spec
         if loaded and self._description is None:
             self._description = self._worker.start(min(LOAD_TIMEOUT, self._asked.shard_timeout))
         return self._worker, self._description
@@ -69,7 +75,7 @@ class Holder:
         if size < 1:
             return False
         self._sizes[spec["id"]] = size
-        worker = ModelWorker(spec, replace(self._options(self.settings(spec)), micro_batch=1))
+        worker = self._made(spec, replace(self._options(self.settings(spec)), micro_batch=1))
         try:
             worker.start(min(LOAD_TIMEOUT, self._asked.shard_timeout))
             logits, token = worker.forward(x, grad=True)

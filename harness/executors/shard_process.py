@@ -65,7 +65,13 @@ Images = tuple[Dataset, Corrupted | None]
 """The images of a run, and their corrupted versions where a task asks for them."""
 
 
-def _run(job: Job, holder: Holder, images: Images, root: Path, tell: Callable[[Speed], None] | None) -> Reply:
+def run_job(
+    job: Job, holder: Holder, images: Images, root: Path, tell: Callable[[Speed], None] | None = None
+) -> Reply:
+    """Run one shard and save its record below ``root``; batches are halved while memory runs out.
+
+    ``tell`` gets the speed of the submission before the shard is run. ``ResultsError`` when the disk refuses.
+    """
     while True:
         reply = _try(job, holder, images, root, tell)
         failure = reply.record.failure
@@ -143,7 +149,8 @@ def serve(
     _follow_parent(parent)
     # Idle OpenMP threads of the engine would spin on the cores that the model worker needs.
     torch.set_num_threads(1)
-    holder = Holder(settings)
+    height, width, channels = dataset.images.shape[1:]
+    holder = Holder(settings, (channels, height, width))
     told: set[str] = set()
 
     def tell(speed: Speed) -> None:
@@ -154,7 +161,7 @@ def serve(
             job = connection.recv()
             name = job.work.shard.submission
             try:
-                reply = _run(job, holder, (dataset, corrupted), Path(root), None if name in told else tell)
+                reply = run_job(job, holder, (dataset, corrupted), Path(root), None if name in told else tell)
             except ResultsError as error:
                 record = failed_record(job.work, Failure("disk", str(error)), settings)
                 reply = Reply(record, write_error=str(error))

@@ -149,19 +149,23 @@ class Answerer:
             return self._forward(network, message["token"], message["shape"], message["row"], grad=message["grad"])
         return self._vjp(message["token"])
 
+    def build(self) -> nn.Module:
+        """A new copy of the network, frozen in eval mode, on the processor."""
+        return load(self.spec)
+
     def _load(self, message: Mapping[str, Any]) -> dict[str, Any]:
         self.spec = message["spec"]
         device = message["device"]
         if message["memory_limit"] is not None and device == "cpu":
             _limit_memory(message["memory_limit"])
-        module = load(self.spec)
+        module = self.build()
         parameters = sum(parameter.numel() for parameter in module.parameters())
         dtype = _dtype(module)
         training = [name for name, layer in module.named_modules() if layer.training][:MAX_LISTED]
         micro_batch = message["micro_batch"] or MICRO_BATCH["cuda" if device.startswith("cuda") else "cpu"]
         self.network = Network(module, micro_batch=micro_batch, device=device)
         done = optimise(self.network, message["shape"], enabled=message["optimise"])
-        self.variants = Variants(self.network, message["shape"], lambda: load(self.spec))
+        self.variants = Variants(self.network, message["shape"], self.build)
         _trim()
         seed_all(0)
         return {
@@ -228,7 +232,7 @@ class Answerer:
         return INSPECTIONS[name](network, x, **arguments)
 
 
-def _failure(error: BaseException, spec: Mapping[str, Any]) -> dict[str, Any]:
+def failure_of(error: BaseException, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The reply that says what went wrong."""
     if isinstance(error, LoadError):
         return {"kind": error.kind, "message": str(error)}
@@ -259,5 +263,5 @@ def main(arguments: list[str]) -> None:
             try:
                 reply = answerer.answer(message) | {"ok": True}
             except BaseException as error:
-                reply = _failure(error, answerer.spec) | {"ok": False}
+                reply = failure_of(error, answerer.spec) | {"ok": False}
             send(connection, reply | {"seq": message["seq"]})
