@@ -36,7 +36,8 @@ GOOD = {
         "examples": 64, "permuted": SAME, "beside_noise": SAME, "alone": SAME, "micro": SAME, "cross": 0.0, "own": 1.0,
     },
     "c5-state": {
-        "batch": {"tensors": [], "attributes": []}, "attack": {"tensors": [], "attributes": []}, "difference": 0.0,
+        "batch": {"tensors": [], "attributes": []}, "attack": {"tensors": [], "attributes": []},
+        "history": {"tensors": [], "attributes": []}, "difference": 0.0,
         "mismatches": 0, "training": [],
     },
     "c6-provenance": {
@@ -101,7 +102,7 @@ CASES = [
     ("C1", {"c1-output/ties": 2}, "protocol/fail"),
     ("C1", {"c1-output/ties": 1}, "protocol/pass"),
     ("C1", {"c1-output/ties": 2, "c1-output/half": True}, "protocol/pass"),
-    ("C1", {"c1-output/probabilities": True, "c1-output/saturated": 0.01}, "symptom/warn"),
+    ("C1", {"c1-output/probabilities": True, "c1-output/saturated": 0.01}, "protocol/warn"),
     ("C1", {"c1-output/probabilities": True, "c1-output/saturated": 0.011}, "symptom/fail"),
     ("C1", {"c1-output/log_probabilities": True}, "symptom/pass"),
     ("C1", {"c1-output/distinct": 3.0}, "symptom/warn"),
@@ -130,11 +131,12 @@ CASES = [
     ("C4", {"c4-batch/cross": 1e-12}, "protocol/fail"),
     ("C4", {"c4-batch/cross": None}, "protocol/pass"),
     ("C4", {"c4-batch/error": "a batch of 16, please"}, "protocol/unknown"),
-    ("C5", {"c5-state/attack/tensors": ["bn.running_mean"]}, "protocol/fail"),
+    ("C5", {"c5-state/history/tensors": ["bn.running_mean"]}, "protocol/fail"),
     ("C5", {"c5-state/difference": 1.1e-5}, "protocol/fail"),
     ("C5", {"c5-state/difference": 1e-5}, "protocol/pass"),
-    ("C5", {"c5-state/batch/attributes": ["net.calls"]}, "protocol/warn"),
-    ("C5", {"c5-state/batch/attributes": ["net.calls"], "c5-state/mismatches": 1}, "protocol/fail"),
+    ("C5", {"c5-state/history/attributes": ["net.calls"]}, "protocol/warn"),
+    ("C5", {"c5-state/history/attributes": ["net.calls"], "c5-state/mismatches": 1}, "protocol/fail"),
+    ("C5", {"c5-state/batch/attributes": ["net.last_map"]}, "protocol/pass"),
     ("C5", {"c5-state/training": ["bn"]}, "protocol/warn"),
     ("C6", {"c6-provenance/reachable": False}, "protocol/fail"),
     ("C6", {"c6-provenance/gradient": False}, "symptom/fail"),
@@ -182,6 +184,8 @@ CASES = [
     ("G1", {"g1-gradients/zero/ce": 0.21}, "symptom/fail"),
     ("G1", {"g1-gradients/saturated": 0.11}, "symptom/warn"),
     ("G1", {"g1-gradients/entries/margin": 0.31}, "symptom/warn"),
+    ("G1", {"g1-gradients/entries/margin": 0.31, "g5-multiscale": {"beta": {"eps/4": 1.0}}}, "symptom/pass"),
+    ("G1", {"g1-gradients/entries/margin": 0.31, "g5-multiscale": {"beta": {"eps/4": 0.4}}}, "symptom/warn"),
     ("G1", {"g1-gradients/applicable": False}, "symptom/not-applicable"),
     ("D1", {"d1-memory/lsb/lost": 10}, "symptom/pass"),
     ("D1", {"d1-memory/lsb/lost": 11}, "symptom/warn"),
@@ -204,6 +208,13 @@ CASES = [
 @pytest.mark.parametrize(("check", "changes", "expected"), CASES)
 def test_every_threshold_from_both_sides(check, changes, expected) -> None:
     assert expected in words(check, changes)
+
+
+def test_records_of_the_first_state_probe_are_still_judged() -> None:
+    changed = case({"c5-state/attack/attributes": ["net.calls"]})
+    del changed.measured["c5-state"]["history"]
+    (finding,) = CHECKS["C5"].judge(changed, LIMITS)
+    assert (finding.verdict, "net.calls" in finding.evidence) == ("warn", True)
 
 
 def test_few_values_are_no_sign_with_few_classes() -> None:

@@ -235,6 +235,17 @@ def test_an_honest_network_is_left_alone(name) -> None:
     assert not (fired(findings) - {"D1"}) | {item[0] for item in bad}, findings
 
 
+def test_a_note_of_the_last_batch_is_no_state() -> None:
+    def noting(self, x):
+        self.last = self.conv(x).detach()
+        return self.f(x)
+
+    findings, measured = judged(wrapped(noting))
+    assert fired(findings) - {"D1"} == set()
+    assert any("last" in name for name in measured["c5-state"]["attack"]["attributes"])
+    assert measured["c5-state"]["history"] == {"tensors": [], "attributes": []}
+
+
 def test_a_counter_that_changes_nothing_is_only_noted() -> None:
     findings, measured = judged(wrapped(harmless_counting, zero_counter))
     assert fired(findings) - {"D1"} == {"C5"}

@@ -5,6 +5,7 @@ from typing import Any
 
 from harness.checks.case import Case
 from harness.checks.check import Check
+from harness.checks.rules import GRADIENT
 from harness.checks.thresholds import Thresholds
 from harness.records import Finding
 
@@ -38,7 +39,10 @@ def is_random(case: Case, limits: Thresholds) -> bool:
 
 
 def judge_output(case: Case, limits: Thresholds) -> list[Finding]:
-    """One finding on the contract, and one symptom where the logits are something else than logits."""
+    """One finding on the contract, one symptom where outputs are something else than logits, a note on probabilities.
+
+    Probabilities are noted on the columns of attacks with one loss: AutoAttack has more than one.
+    """
     numbers = case.measured["c1-output"]
     attack = case.measured.get("c3-callers", {})
     nonfinite = sum(numbers["nonfinite"].values()) + int(attack.get("nonfinite", 0))
@@ -58,7 +62,12 @@ def judge_output(case: Case, limits: Thresholds) -> list[Finding]:
     first = Finding(
         "C1", OUTPUT.title, "protocol", verdict, (), metrics, limits.text("C1", "ties_fail"), evidence
     )  # fmt: skip
-    return [first, _looks(numbers, case, limits)]
+    findings = [first, _looks(numbers, case, limits)]
+    if numbers["probabilities"]:
+        evidence = "The outputs are probabilities instead of logits: losses on them saturate early."
+        columns = tuple(sorted(column.key for column in case.columns.values() if column.attack in GRADIENT))
+        findings.append(Finding("C1", OUTPUT.title, "protocol", "warn", columns, {}, "", evidence))
+    return findings
 
 
 def _looks(numbers: Mapping[str, Any], case: Case, limits: Thresholds) -> Finding:
@@ -79,8 +88,6 @@ def _looks(numbers: Mapping[str, Any], case: Case, limits: Thresholds) -> Findin
     elif share:
         verdict, evidence = "warn", f"{numbers['gradients']} input gradients are not finite."
         text = limits.text("C1", "gradients_fail")
-    elif numbers["probabilities"]:
-        verdict, evidence = "warn", "The outputs are probabilities instead of logits: losses on them saturate early."
     return Finding("C1", OUTPUT.title, "symptom", verdict, (), metrics, text, evidence)
 
 
@@ -188,8 +195,12 @@ def judge_batch(case: Case, limits: Thresholds) -> list[Finding]:
 def judge_state(case: Case, limits: Thresholds) -> list[Finding]:
     """Anything that is not what it was."""
     numbers = case.measured["c5-state"]
-    tensors = sorted({*numbers["batch"]["tensors"], *numbers["attack"]["tensors"]})
-    attributes = sorted({*numbers["batch"]["attributes"], *numbers["attack"]["attributes"]})
+    changed = {
+        kind: {*numbers["batch"][kind], *numbers["attack"][kind]} for kind in ("tensors", "attributes")
+    }  # fmt: skip
+    # Records of the probe's first version do not tell what is forgotten with the next batch.
+    tensors, attributes = (sorted(numbers.get("history", changed)[kind]) for kind in ("tensors", "attributes"))
+    kept = changed["tensors"] | changed["attributes"]
     gap, training = number(numbers["difference"]), numbers["training"]
     moved = not is_random(case, limits) and (
         numbers["mismatches"] > 0 or gap > limits("C5", "half" if is_half(case) else "difference_fail")
@@ -199,6 +210,8 @@ def judge_state(case: Case, limits: Thresholds) -> list[Finding]:
         "training": float(len(training)),
     }  # fmt: skip
     verdict, evidence = "pass", "Nothing in the network changes when it is asked or attacked."
+    if kept - {*tensors, *attributes}:
+        evidence = f"It keeps a note of the last batch alone: {listed(sorted(kept))}."
     if tensors:
         verdict, evidence = "fail", f"Being asked changes the network's tensors: {listed(tensors)}."
     elif moved:

@@ -6,6 +6,7 @@ from typing import Any
 from harness.checks.case import Case
 from harness.checks.check import Check
 from harness.checks.contract import is_random, number
+from harness.checks.provenance import truthful
 from harness.checks.rules import claiming, keys, not_applicable
 from harness.checks.thresholds import Thresholds
 from harness.records import Finding
@@ -113,6 +114,14 @@ CE_COLUMNS = ("fgsm", "pgd", "apgd-ce", "apgd", "deepfool", "mifgsm")
 """Attacks that follow the cross-entropy, or the logits themselves."""
 
 
+def _useful(case: Case, limits: Thresholds) -> bool:
+    """Whether the gradient is the derivative, and still is over steps of an attack's size: zeros in it are zeros."""
+    slope = case.measured.get("g5-multiscale", {}).get("beta", {}).get("eps/4")
+    return truthful(case, limits) and slope is not None and (
+        limits("G5", "small_low") <= slope <= limits("G5", "small_high")
+    )  # fmt: skip
+
+
 def judge_gradients(case: Case, limits: Thresholds) -> list[Finding]:
     """One symptom on all columns that claim something, or on those of the cross-entropy alone."""
     numbers, title = case.measured["g1-gradients"], GRADIENTS.title
@@ -132,7 +141,7 @@ def judge_gradients(case: Case, limits: Thresholds) -> list[Finding]:
     if max(zero["margin"], tiny["margin"]) > limits("G1", "zero_margin_fail"):
         verdict = "fail"
         evidence = f"The margin's gradient is zero at {zero['margin']:.0%} of the points, shorter than 1e-12 at {tiny['margin']:.0%}."  # noqa: E501
-    elif entries > limits("G1", "entries_warn"):
+    elif entries > limits("G1", "entries_warn") and not _useful(case, limits):
         verdict, name = "warn", "entries_warn"
         evidence = f"{entries:.0%} of the gradient's entries are exactly zero."
     elif zero["ce"] > limits("G1", "zero_ce_fail") and ce_only:

@@ -105,15 +105,16 @@ def _flag(case: Case, column: Column, findings: Sequence[Finding], limits: Thres
     ]
     strong = [item for item in named if item.verdict == "fail" and item.kind in {"symptom", "existence"}]
     weak = [item for item in named if item.verdict == "warn" and item.kind == "symptom"]
+    noted = [item for item in named if item.verdict == "warn" and item.kind == "protocol"]
     flag, sentence = "true", ""
     if weight.word == "fail":
         flag = "overestimated"
         sentence = f"{weight.count} of {case.n} examples it calls robust are broken: {_arrow(column.accuracy, weight)}."
     elif claims and (strong or len({item.check for item in weak}) >= limits("verdict", "weak_symptoms")):
         flag, sentence = "suspect", (strong or weak)[0].evidence
-    elif weight.word in {"note", "warn"} or (claims and weak):
+    elif weight.word in {"note", "warn"} or (claims and weak) or noted:
         flag = "note"
-        sentence = weak[0].evidence if weak else ""
+        sentence = [*weak, *noted][0].evidence if weak or noted else ""
         if weight.word in {"note", "warn"}:
             sentence = f"{weight.count} of {case.n} examples it calls robust are broken by something else."
     return ColumnFlag(

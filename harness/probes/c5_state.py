@@ -14,9 +14,10 @@ LISTED = 20
 def measure(subject: Subject, *, examples: int = 64, attacked_examples: int = 16, steps: int = 5) -> Measured:
     """Hashes of every parameter, buffer and plain value that the code can reach, around a batch and an attack.
 
-    ``tensors`` and ``attributes`` name what changed after ``batch`` and after ``attack``; ``difference`` and
-    ``mismatches`` compare the logits before and after; ``training`` names modules in training mode. Two passes are
-    made before the first look, so that what is set up at first use is there.
+    ``tensors`` and ``attributes`` name what changed after ``batch`` and after ``attack``, and what differs between two
+    passes of the same images with an attack between them (``history``): a note of the last batch does not, a count
+    does. ``difference`` and ``mismatches`` compare the logits of those passes; ``training`` names modules in training
+    mode. Two passes are made before the first look, so that what is set up at first use is there.
     """
     x = subject.x[subject.pick(torch.ones(len(subject.x), dtype=torch.bool), examples)]
     for _ in range(2):
@@ -28,10 +29,11 @@ def measure(subject: Subject, *, examples: int = 64, attacked_examples: int = 16
     attacked(subject, subject.model, attacked_examples, steps)
     third = subject.worker.probe("digest")
     gap, changed = difference(before, ask(subject.model, x, subject.batch_size))
+    fourth = subject.worker.probe("digest")
     return Measured(
         {
-            "batch": _changes(first, second), "attack": _changes(second, third), "difference": gap,
-            "mismatches": changed, "training": subject.worker.probe("modes")["training"][:LISTED],
+            "batch": _changes(first, second), "attack": _changes(second, third), "history": _changes(second, fourth),
+            "difference": gap, "mismatches": changed, "training": subject.worker.probe("modes")["training"][:LISTED],
         }
     )  # fmt: skip
 
@@ -45,4 +47,4 @@ def _changes(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]
     }  # fmt: skip
 
 
-PROBE = Probe("c5-state", measure, 1, reads_attacks=False)
+PROBE = Probe("c5-state", measure, 2, reads_attacks=False)
