@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from harness.errors import ResultsError, UserError
 from harness.judging import Judgement
 from harness.records import Candidate, Manifest, Task, ThreatModel
 from leaderboard.cells import State
+from leaderboard.corruptions import Benchmark, benchmarks
 from leaderboard.evidence import Evidence, Span, gather
 from leaderboard.validity import judge_all
 
@@ -60,6 +62,11 @@ class Entry:
     def finished(self) -> int:
         """Tasks that have a number."""
         return sum(item.state is State.NUMBER for item in self.evidence.values())
+
+    @cached_property
+    def corruptions(self) -> dict[str, Benchmark]:
+        """What it does on corrupted images, by source."""
+        return benchmarks(self.evidence)
 
     @property
     def threats(self) -> tuple[ThreatModel, ...]:

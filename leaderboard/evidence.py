@@ -21,6 +21,8 @@ class Outcomes:
     correct: tuple[bool, ...]
     robust: tuple[bool, ...]
     consistent: tuple[bool, ...]
+    right: tuple[bool, ...]
+    """The image that the task is about, e.g. a corrupted one, is classified as labelled."""
     attempted: tuple[bool, ...]
     linf: tuple[float, ...]
     """Linf distance of the image the attack returned; inf when it found none."""
@@ -144,7 +146,7 @@ def gather(
         state=state,
         text=text,
         detail=detail,
-        outcomes=_outcomes(good) if complete and task.kind in {"clean", "attack"} else None,
+        outcomes=_outcomes(good) if complete and task.kind in {"clean", "attack", "corruption"} else None,
         footprint=good[0].footprint if complete and task.kind == "cost" else None,
         problems=tuple(problems),
         environments=_distinct(record.environment for record in good),
@@ -193,6 +195,7 @@ def _outcomes(records: Sequence[Record]) -> Outcomes:
         correct=tuple(row.correct for row in rows),
         robust=tuple(row.robust for row in rows),
         consistent=tuple(row.consistent for row in rows),
+        right=tuple(row.correct_after for row in rows),
         attempted=tuple(row.attempted for row in rows),
         linf=tuple(row.linf for row in rows),
         l2=tuple(row.l2 for row in rows),

@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.metrics import Accuracy
 from harness.records import NORMS, Task, ThreatModel
+from leaderboard import corruptions
 from leaderboard.board import Board, Row, column_order, make_row, name_of
 from leaderboard.cells import Cell
 from leaderboard.entries import Entry, read_roots
@@ -91,6 +92,7 @@ def row_object(board: Board, row: Row) -> dict[str, Any]:
         "robust_accuracy": {key: accuracy_object(row.robust.get(key)) for key in board.robust_keys},
         "consistency_accuracy": {key: accuracy_object(row.consistency.get(key)) for key in board.consistency_keys},
         "corrected_accuracy": accuracy_object(row.corrected),
+        "corruptions": corruptions.plain(row.entry.corruptions),
         "parameters": cost.parameters if cost else None,
         "macs": cost.macs if cost else None,
         "throughput": {
@@ -144,6 +146,7 @@ def frame(boards: Sequence[Board]) -> pd.DataFrame:
                 for key, value in item[f"{kind}_accuracy"].items():
                     flat |= _spread(f"{kind}_{name_of(key)}", value)
             flat |= _spread("corrected_accuracy", item["corrected_accuracy"])
+            flat |= corruptions.flat(item["corruptions"])
             flat |= {"parameters": item["parameters"], "macs": item["macs"]}
             flat |= {f"throughput_{key}": value for key, value in item["throughput"].items()}
             flat |= {f"peak_memory_bytes_{key}": value for key, value in item["peak_memory_bytes"].items()}

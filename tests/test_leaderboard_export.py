@@ -36,7 +36,7 @@ def test_json_has_exactly_the_promised_schema(boards) -> None:
     good, bad = board["rows"]
     assert set(good) == set(bad) == {
         "rank", "submission", "natural_accuracy", "robust_accuracy", "consistency_accuracy", "corrected_accuracy",
-        "parameters", "macs", "throughput", "peak_memory_bytes", "verdict", "findings", "states",
+        "corruptions", "parameters", "macs", "throughput", "peak_memory_bytes", "verdict", "findings", "states",
     }  # fmt: skip
     assert good["natural_accuracy"]["value"] == 0.75
     assert set(good["natural_accuracy"]) == {"value", "low", "high", "n"}
