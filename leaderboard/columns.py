@@ -17,6 +17,7 @@ GROUPS = {
     "cascade": "Cascade: robust after each member",
     "headline": "Combined",
     "consistency": "Consistency accuracy",
+    "corruptions": "Corruptions",
     "cost": "Cost",
 }
 """Column groups in table order, and their titles."""
@@ -174,6 +175,28 @@ def _consistency_columns(board: Board) -> list[Column]:
     ]  # fmt: skip
 
 
+def _corruption_columns(board: Board) -> list[Column]:
+    """A column for each source of corrupted images: those of an archive and drawn ones are never in one."""
+    sources = {source: item for row in board.rows for source, item in row.entry.corruptions.items()}
+    ordered = sorted(sources.values(), key=lambda item: (not item.official, item.source))
+    return [
+        Column(
+            f"corruptions:{item.source}", "corruptions",
+            "corruptions (mean)" if item.official else "corruptions, drawn (mean)", "%",
+            "Accuracy on corrupted images: mean over fifteen corruptions of the mean over five severities"
+            + (", the published images." if item.official else ", images drawn anew; not comparable with an archive."),
+            f"{item.source}; {', '.join(item.implementations)}",
+            partial(_accuracy, partial(_corruption_mean, item.source), f"the corruptions of {item.source}"),
+        )
+        for item in ordered
+    ]  # fmt: skip
+
+
+def _corruption_mean(source: str, row: Row) -> Cell | None:
+    found = row.entry.corruptions.get(source)
+    return found.mean if found else None
+
+
 def columns(board: Board) -> tuple[Column, ...]:
     """Every column of figures of ``board``, in the order of ``GROUPS``."""
     legend = marks(board.rows)
@@ -182,7 +205,7 @@ def columns(board: Board) -> tuple[Column, ...]:
         for column in COST
     ]
     attacks = _attack_columns(board)
-    found = [_natural(), *attacks, *_headline_columns(board), *_consistency_columns(board), *cost]
+    found = [_natural(), *attacks, *_headline_columns(board), *_consistency_columns(board), *_corruption_columns(board), *cost]
     order = list(GROUPS)
     return tuple(sorted(found, key=lambda column: order.index(column.group)))
 

@@ -1,6 +1,17 @@
 """The sections of a submission's page, in page order. A new one is a file here, a template, and a line below."""
 
-from leaderboard.widgets import accuracies, card, claims, cost, failures, per_class, provenance, summary, waterfall
+from leaderboard.widgets import (
+    accuracies,
+    card,
+    claims,
+    corruptions,
+    cost,
+    failures,
+    per_class,
+    provenance,
+    summary,
+    waterfall,
+)
 from leaderboard.widgets.base import Widget
 
 WIDGETS: tuple[Widget, ...] = (
@@ -8,6 +19,7 @@ WIDGETS: tuple[Widget, ...] = (
     failures.WIDGET,
     accuracies.WIDGET,
     waterfall.WIDGET,
+    corruptions.WIDGET,
     per_class.WIDGET,
     cost.WIDGET,
     claims.WIDGET,
