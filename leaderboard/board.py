@@ -13,7 +13,7 @@ from leaderboard.cells import Cell, not_asked, number
 from leaderboard.entries import Entry
 from leaderboard.evidence import Evidence
 from leaderboard.links import slug
-from leaderboard.validity import flags_of
+from leaderboard.validity import Badge, badge, flags_of
 
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 """Members, in order, that a cascade must have to be called AutoAttack (Croce and Hein 2020, arXiv 2003.01690)."""
@@ -69,6 +69,11 @@ class Row:
     def verdict(self) -> str:
         """The battery's word; ``unchecked`` when it did not run."""
         return self.judgement.verdict.word if self.judgement else "unchecked"
+
+    @property
+    def badge(self) -> Badge:
+        """The verdict as the board shows it."""
+        return badge(self.judgement)
 
     @property
     def corrected(self) -> Cell:

@@ -5,11 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import store
 from harness.errors import ResultsError, UserError
 from leaderboard import page, tables
 from leaderboard.board import Board
+from leaderboard.confusion import read_matrix
 from leaderboard.export import FORMATS
 from leaderboard.serve import HOST, make_server
 
@@ -41,10 +43,17 @@ def _boards(given: Sequence[Path] | None) -> tuple[Board, ...]:
     return tables.load(roots)
 
 
+def _zoo(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The matrix of the zoo: the file that was named, else the published one; None without either."""
+    if arguments.zoo is not None and not arguments.zoo.is_file():
+        raise ResultsError(f"--zoo: expected the matrix.json of `harness zoo`, got {arguments.zoo}, which is no file")
+    return read_matrix(arguments.zoo or _room() / "zoo" / "matrix.json")
+
+
 def _build(arguments: argparse.Namespace) -> int:
     page.check_replaceable(arguments.out)
     boards = _boards(arguments.results)
-    index = page.build(boards, arguments.out)
+    index = page.build(boards, arguments.out, _zoo(arguments))
     rows = sum(len(board.rows) for board in boards)
     print(f"{len(boards)} boards, {rows} rows: {index}")
     return 0
@@ -53,7 +62,7 @@ def _build(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     if arguments.results or not (arguments.out / "index.html").is_file():
         page.check_replaceable(arguments.out)
-        page.build(_boards(arguments.results), arguments.out)
+        page.build(_boards(arguments.results), arguments.out, _zoo(arguments))
     with make_server(arguments.out.absolute(), arguments.port) as server:
         print(f"http://{HOST}:{server.server_port}/  (stop with Ctrl-C)", flush=True)
         try:
@@ -88,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     site.add_argument(
         "--out", type=Path, default=_room() / "site", metavar="DIR", help="folder of the site (default: %(default)s)"
     )
+
+    site.add_argument(
+        "--zoo", type=Path, metavar="FILE",
+        help="matrix.json of `harness zoo` for the page of the zoo (default: leaderboard/zoo/matrix.json, if it "
+        "exists)",
+    )  # fmt: skip
 
     build = commands.add_parser(
         "build", parents=[results, site], help="write the static site",

@@ -9,7 +9,8 @@ from leaderboard.board import Board, Row, name_of
 from leaderboard.cells import Cell, not_asked
 from leaderboard.hardware import marks
 from leaderboard.recipes import meaning, recipes
-from leaderboard.shown import Shown, mebibytes, millions, show_accuracy, show_state, significant
+from leaderboard.shown import Shown, mebibytes, millions, percent, show_accuracy, show_state, significant
+from leaderboard.validity import claimed_of, sign_of
 
 GROUPS = {
     "natural": "Natural",
@@ -44,6 +45,32 @@ class Column:
 
 def _accuracy(pick: Callable[[Row], Cell | None], what: str, row: Row) -> Shown:
     return show_accuracy(pick(row) or not_asked(what))
+
+
+def _robust(key: str, what: str, row: Row) -> Shown:
+    """A robust accuracy with the flag that the validity battery gives its column."""
+    shown = show_accuracy(row.robust.get(key) or not_asked(what))
+    flag = row.flags.get(key)
+    if flag is None or shown.sort is None or row.judgement is None:
+        return shown
+    hover = f"{shown.hover} {flag.flag.capitalize()}: {flag.sentence}"
+    return replace(shown, flag=flag.flag, sign=sign_of(flag, row.judgement.findings), hover=hover)
+
+
+def show_corrected(row: Row) -> Shown:
+    """The best known accuracy, behind the claim it replaces where the battery does not believe that one."""
+    shown = show_accuracy(row.corrected)
+    if row.judgement is None or shown.sort is None:
+        return shown
+    verdict = row.judgement.verdict
+    claimed = claimed_of(verdict)
+    if claimed is None:
+        return shown
+    struck, hover = percent(claimed, row.entry.n), f"{shown.hover} {verdict.headline} claimed {claimed:.1%}."
+    if verdict.word == "attack-invalid":
+        hover = f"{hover} Its attack does not work on this network: the true number may be anything up to this one."
+        return replace(shown, main=f"≤ {shown.main}", struck=struck, hover=hover)
+    return replace(shown, struck=struck, hover=hover)
 
 
 def _footprint(text: Callable[[Footprint], str], value: Callable[[Footprint], float], row: Row) -> Shown:
@@ -108,6 +135,14 @@ COST: tuple[Column, ...] = (
 )  # fmt: skip
 """Columns of every board; the first two do not depend on the hardware."""
 
+CORRECTED = Column(
+    "corrected", "headline", "best known (corrected)", "%",
+    "Share of all images right after every attack on this board and every adversarial example that the validity checks "
+    "found and verified; a claim it replaces is struck through. The ranking follows this column, or the worst case "
+    "where no check ran.",
+    "the images that the attacks and the witnesses of all probes leave standing, image by image", show_corrected,
+)  # fmt: skip
+"""The column that the ranking follows."""
 MACHINE_DEPENDENT = {column.key for column in COST[2:]}
 
 
@@ -129,11 +164,10 @@ def _attack_columns(board: Board) -> list[Column]:
             if member
             else "Share of all images right before and after the attack."
         )
-        pick = partial(lambda key, row: row.robust.get(key), key)
         columns.append(
             Column(
                 f"robust:{key}", "cascade" if member else "robust", name_of(key), "%", what, recipes(tasks),
-                partial(_accuracy, pick, key),
+                partial(_robust, key, key),
             )
         )  # fmt: skip
     return columns
@@ -148,7 +182,7 @@ def _headline_columns(board: Board) -> list[Column]:
         ),
         "worst-case": (
             "worst case",
-            "Share of all images right after every attack on this board. The ranking follows this column.",
+            "Share of all images right after every attack on this board.",
             f"all of: {', '.join(name_of(key) for key in board.tasks) or 'no attack'}",
         ),
     }
@@ -156,11 +190,8 @@ def _headline_columns(board: Board) -> list[Column]:
     for key in board.robust_keys:
         if name_of(key) in texts and key not in board.tasks:
             label, what, how = texts[name_of(key)]
-            pick = partial(lambda key, row: row.robust.get(key), key)
-            found.append(
-                Column(f"robust:{key}", "headline", label, "%", what, how, partial(_accuracy, pick, label))
-            )  # fmt: skip
-    return found
+            found.append(Column(f"robust:{key}", "headline", label, "%", what, how, partial(_robust, key, label)))
+    return [*found, CORRECTED]
 
 
 def _consistency_columns(board: Board) -> list[Column]:

@@ -24,6 +24,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "–": "--",
+    "−": "$-$",
+    "≤": r"$\leq$",
     "·": r"$\cdot$",
 }
 
@@ -61,7 +63,7 @@ def _latex_row(board: Board, row: Row) -> dict[str, str]:
         head = f"{prefix}{column.label} [{column.unit}]"
         text = shown.main if shown.sort is not None else shown.state
         found[head] = f"{text} ({shown.small})" if shown.sort is not None and column.unit == "%" else text
-    return found
+    return found | {"Verdict": row.badge.text}
 
 
 def to_latex(boards: Sequence[Board]) -> str:
@@ -77,7 +79,7 @@ def to_latex(boards: Sequence[Board]) -> str:
                 escape=False,
                 caption=escape_latex(caption),
                 label=f"tab:{board.slug}",
-                column_format="rl" + "r" * (len(table.columns) - 2),
+                column_format="rl" + "r" * (len(table.columns) - 3) + "l",
             )
         )
     return "\n".join(parts)

@@ -23,6 +23,12 @@ class Shown:
     """0 to ``HEAT_STEPS``: how dark the background is."""
     mark: str = ""
     """Footnote mark."""
+    struck: str = ""
+    """The claim that ``main`` replaces, to be shown struck through."""
+    flag: str = ""
+    """What the validity checks say of the column: ``note``, ``suspect`` or ``overestimated``; empty when true."""
+    sign: str = ""
+    """The flag as a superscript."""
 
     @property
     def css(self) -> str:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.checks.verdict import ColumnFlag, Verdict
+from harness.checks.thresholds import load_thresholds
+from harness.checks.verdict import WORDS, ColumnFlag, Verdict
 from harness.judging import Judgement, judge_candidate, threats_of
 from harness.records import Candidate, Finding, Manifest, Task, ThreatModel
 
@@ -47,7 +48,29 @@ PROTOCOL = {
     "A5": "examples do not hold",
 }
 """The rule that a check found broken, in a word or two."""
+SIGNS = {"overestimated": "↓", "suspect": "?", "note": "n"}
+"""Superscript of a cell by its column's flag."""
+COLLAPSED = "CO"
+"""Superscript of a single-step column after catastrophic overfitting (Kim et al. 2020, arXiv 2010.01799)."""
+SIGN_MEANINGS = {
+    "↓": "overestimated: verified adversarial examples exist against images that this column calls robust",
+    COLLAPSED: "catastrophic overfitting: images stand at FGSM’s full step and fall to a shorter one, so FGSM’s number "
+    "says nothing about robustness",
+    "?": "suspect: symptoms of gradient masking concern this column, without a proof so far",
+    "n": "note: a few images, or a gap that is usual for such an attack; the submission’s page says which",
+}
+"""What each superscript means, in the order of a legend."""
 GRAVITY = ("information", "symptom", "existence", "protocol", "witness")
+
+
+FINDINGS = {
+    "pass": "pass",
+    "warn": "warning",
+    "fail": "fail",
+    "unknown": "not checked",
+    "not-applicable": "not applicable",
+}
+"""How a finding's verdict is written."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,11 @@ class Badge:
     """E.g. ``VERIFIED 22/25`` or ``OVERESTIMATED −11.1 pp``."""
     says: str
     """One sentence: why."""
+
+    @property
+    def place(self) -> int:
+        """Position among the verdicts, to sort by: verified first, unchecked last."""
+        return WORDS.index(self.word) if self.word in WORDS else len(WORDS)
 
 
 def judge_all(
@@ -128,8 +156,19 @@ def flags_of(
     for (name, threat), members in cascades.items():
         key = f"{name}@{threat}"
         if key in found and key not in columns and members:
-            found.setdefault(members[-1], found[key])
+            flag = found.pop(key)
+            found.setdefault(members[-1], flag)
     return found
+
+
+def sign_of(flag: ColumnFlag, findings: Iterable[Finding]) -> str:
+    """The superscript of a flagged cell; a collapsed single-step column has one of its own."""
+    limit = load_thresholds()("A3", "distorted_fail")
+    collapsed = any(
+        item.check == "A3" and flag.key in item.columns and item.metrics.get("distorted", 0.0) > limit
+        for item in findings
+    )
+    return COLLAPSED if collapsed else SIGNS.get(flag.flag, "")
 
 
 def findings_object(judgement: Judgement | None) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import store
+from harness import plan, store
 from harness.records import (
     Candidate,
     Cost,
@@ -44,6 +44,10 @@ def cascade(
         after = tuple(task.key for task in found)
         found.append(Task(member, "attack", kind, params, threat, "pyautoattack-0.2.0", name, after))
     return tuple(found)
+
+
+def probe(name: str, threat: ThreatModel | None = LINF, **params: Any) -> Task:
+    return Task(name, "probe", params=params, threat=threat, implementation=f"rampart-{name.partition('-')[0]}-1")
 
 
 AUTOATTACK = cascade(
@@ -174,6 +178,30 @@ class Folder:
                 failure=Failure(failure[1], failure[2]) if failure else None,
             )
             store.write_record(self.root, record)
+
+    def fill_probe(
+        self,
+        name: str,
+        task: Task,
+        measurements: Mapping[str, Any],
+        correct: Sequence[bool] = (),
+        robust: Sequence[bool] | None = None,
+    ) -> None:
+        """Write the record of one probe, over all examples; ``robust`` False where it has a witness."""
+        manifest = self._asked[name]
+        shard, identity = self.works(name, task)[0]
+        start, stop, data = plan.task_spans(manifest, task)[0]
+        rows = () if robust is None else tuple(
+            example(i, correct[i], robust[i], not (correct[i] and not robust[i]), 0.03) for i in range(start, stop)
+        )  # fmt: skip
+        store.write_record(
+            self.root,
+            Record(
+                shard=replace(shard, start=start, stop=stop), identity=replace(identity, data=data), status=Status.OK,
+                environment=self.environment, cost=Cost(2.5, 300, 200, 64), examples=rows,
+                measurements=dict(measurements),
+            ),
+        )  # fmt: skip
 
     def complete(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from leaderboard_judged import entry_of, judged, with_judgements
 from leaderboard_results import AUTOATTACK, CLEAN, COST, ENVIRONMENT, FGSM, PGD, QUICK, Folder, bits, card_of
 
 from harness.errors import ResultsError, UserError
@@ -69,7 +70,8 @@ def fill_all(root: Path) -> None:
 def boards(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     fill_all(root)
-    return tables.load([root])
+    first, *rest = tables.load([root])
+    return (with_judgements(first, {"complete": judged(entry_of(first, "complete"), first.threat)}), *rest)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def page_of(site: Path, name: str, n: int = 8) -> Path:
 
 
 def test_there_is_a_page_for_every_row(site, boards) -> None:
-    assert len(pages(site)) == 2 + sum(len(board.rows) for board in boards)
+    assert len(pages(site)) == 3 + sum(len(board.rows) for board in boards)
 
 
 def test_every_address_resolves_and_nothing_is_loaded_from_elsewhere(site) -> None:

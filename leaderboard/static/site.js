@@ -5,6 +5,7 @@
   const tables = [...document.querySelectorAll("table[data-board]")];
   const filter = document.getElementById("filter");
   const shown = document.getElementById("shown");
+  const verdict = document.getElementById("verdict");
   const toggles = [...document.querySelectorAll("input[data-group]")];
   const view = new URLSearchParams();
 
@@ -53,7 +54,8 @@
       for (const body of table.tBodies) {
         let here = 0;
         for (const row of rows(body)) {
-          row.hidden = !words.every((word) => row.dataset.search.includes(word));
+          const wanted = !verdict.value || row.dataset.verdict === verdict.value;
+          row.hidden = !wanted || !words.every((word) => row.dataset.search.includes(word));
           total += 1;
           here += row.hidden ? 0 : 1;
         }
@@ -61,7 +63,7 @@
         visible += here;
       }
     }
-    shown.textContent = words.length ? `${visible} of ${total} rows` : "";
+    shown.textContent = words.length || verdict.value ? `${visible} of ${total} rows` : "";
   }
 
   function applyToggles() {
@@ -101,13 +103,15 @@
     });
   }
 
-  // The address may hold a view: #board=...&sort=...&dir=...&filter=...&hide=cost,cascade
+  // The address may hold a view: #board=...&sort=...&dir=...&filter=...&verdict=suspect&hide=cost,cascade
   function restore() {
     const text = location.hash.slice(1);
     if (!text.includes("=")) return;
     const wanted = new URLSearchParams(text);
     for (const [name, value] of wanted) set(name, value);
     filter.value = wanted.get("filter") ?? "";
+    verdict.value = wanted.get("verdict") ?? "";
+    if (verdict.selectedIndex < 0) verdict.value = "";
     const hidden = (wanted.get("hide") ?? "").split(",");
     for (const toggle of toggles) toggle.checked = !hidden.includes(toggle.dataset.group);
     const table = tables.find((item) => item.dataset.board === wanted.get("board"));
@@ -124,6 +128,7 @@
   applyFilter();
   applyToggles();
   filter.addEventListener("input", () => { applyFilter(); set("filter", filter.value); remember(); });
+  verdict.addEventListener("change", () => { applyFilter(); set("verdict", verdict.value); remember(); });
   for (const toggle of toggles) {
     toggle.addEventListener("change", () => {
       applyToggles();

@@ -6,10 +6,12 @@ from leaderboard.widgets import (
     claims,
     corruptions,
     cost,
+    curves,
     failures,
     per_class,
     provenance,
     summary,
+    validity,
     waterfall,
 )
 from leaderboard.widgets.base import Widget
@@ -19,6 +21,8 @@ WIDGETS: tuple[Widget, ...] = (
     failures.WIDGET,
     accuracies.WIDGET,
     waterfall.WIDGET,
+    validity.WIDGET,
+    curves.WIDGET,
     corruptions.WIDGET,
     per_class.WIDGET,
     cost.WIDGET,

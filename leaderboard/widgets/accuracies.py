@@ -94,6 +94,9 @@ def build(board: Board, row: Row) -> dict[str, Any]:
             lines.append(
                 _line(name_of(key), meaning(item.task) + after, how, cell, row.consistency.get(key), _notes(item, row))
             )
+    if row.judgement is not None:
+        what = "Right after every attack and every adversarial example that the validity checks found"
+        lines.append(_line("best known", what, "", row.corrected, None, []))
     return {"lines": lines}
 
 

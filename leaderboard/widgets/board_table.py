@@ -1,5 +1,6 @@
 """The sortable table of one board."""
 
+from collections.abc import Callable
 from typing import Any
 
 from leaderboard.board import Board, Row
@@ -7,6 +8,23 @@ from leaderboard.columns import columns, groups
 from leaderboard.evidence import Evidence
 from leaderboard.hardware import letter, machines
 from leaderboard.links import page_path, safe_url
+from leaderboard.validity import SIGN_MEANINGS
+
+SECTIONS: tuple[tuple[str, str, Callable[[Row], bool]], ...] = (
+    ("ranked", "", lambda row: row.rank is not None),
+    (
+        "unranked",
+        "Not ranked: incomplete, not comparable with the rows above, or without a working attack",
+        lambda row: row.rank is None and row.verdict != "protocol",
+    ),
+    (
+        "protocol",
+        "Outside the protocol: these networks break a rule that every attack takes for granted, so their figures do "
+        "not compare with those above",
+        lambda row: row.rank is None and row.verdict == "protocol",
+    ),
+)
+"""Parts of a table: name, heading, and the rows that belong there."""
 
 
 def byline(card: dict[str, Any]) -> str:
@@ -61,14 +79,19 @@ def build(board: Board) -> dict[str, Any]:
         }
 
     lines = [line(row) for row in board.rows]
+    signs = {shown.sign for item in lines for _, shown in item["cells"]}
     return {
         "board": board,
         "columns": found,
         "groups": groups(found),
         "first_of_group": {next(c.key for c in found if c.group == name) for name, _, _ in groups(found)},
         "last_headline": [column.key for column in found if column.group == "headline"][-1],
-        "ranked": [item for item in lines if item["row"].rank is not None],
-        "unranked": [item for item in lines if item["row"].rank is None],
+        "sections": [
+            (name, title, chosen)
+            for name, title, holds in SECTIONS
+            if (chosen := [item for item in lines if holds(item["row"])])
+        ],
+        "signs": [(sign, SIGN_MEANINGS[sign]) for sign in SIGN_MEANINGS if sign in signs],
         "notes": notes(board),
         "machines": [(letter(place) if len(hardware) > 1 else "", text) for place, text in enumerate(hardware)],
     }
