@@ -236,7 +236,8 @@ def columns(board: Board) -> tuple[Column, ...]:
         for column in COST
     ]
     attacks = _attack_columns(board)
-    found = [_natural(), *attacks, *_headline_columns(board), *_consistency_columns(board), *_corruption_columns(board), *cost]
+    others = [*_headline_columns(board), *_consistency_columns(board), *_corruption_columns(board)]
+    found = [_natural(), *attacks, *others, *cost]
     order = list(GROUPS)
     return tuple(sorted(found, key=lambda column: order.index(column.group)))
 
