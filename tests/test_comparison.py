@@ -9,7 +9,8 @@ from leaderboard_results import STANDARD, Folder, bits, card_of
 from harness.errors import ResultsError
 from harness.metrics import proportion
 from leaderboard import comparison, tables
-from leaderboard.comparison import COLUMNS, PUBLISHED_N, compare, published, robustbench_id, to_robustbench
+from leaderboard.comparison import COLUMNS, PUBLISHED_N, compare, published, robustbench_id
+from leaderboard.model_info import to_robustbench, write_files
 
 CORRECT = bits("1111 1100")
 WONG = {"clean": 0.8334, "reported": 0.4606, "autoattack": 0.4321, "best_known": None}
