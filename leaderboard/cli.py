@@ -1,4 +1,4 @@
-"""``leaderboard build | serve | export``; the only file of this package that prints or exits."""
+"""``leaderboard build | serve | export | compare``; the only file of this package that prints or exits."""
 
 import argparse
 import os
@@ -11,8 +11,11 @@ from harness import store
 from harness.errors import ResultsError, UserError
 from leaderboard import page, tables
 from leaderboard.board import Board
+from leaderboard.comparison import SOURCE, compare
+from leaderboard.comparison_page import text_of
 from leaderboard.confusion import read_matrix
 from leaderboard.export import FORMATS
+from leaderboard.model_info import write_files
 from leaderboard.serve import HOST, make_server
 
 PORT = 8000
@@ -73,12 +76,30 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    text = FORMATS[arguments.format](_boards(arguments.results))
-    if arguments.output is None:
+    boards = _boards(arguments.results)
+    if arguments.format == "robustbench" and arguments.output is not None:
+        print(f"{write_files(boards, arguments.output)} files below {arguments.output}")
+        return 0
+    return _told(FORMATS[arguments.format](boards), arguments.output)
+
+
+def _told(text: str, output: Path | None) -> int:
+    if output is None:
         sys.stdout.write(text)
     else:
-        store.write_bytes(arguments.output, text.encode())
+        store.write_bytes(output, text.encode())
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    boards = _boards(arguments.results)
+    table = compare(boards)
+    if arguments.format != "text":
+        as_json = arguments.format == "json"
+        text = table.to_json(orient="records", indent=1) if as_json else table.to_csv(index=False, lineterminator="\n")
+        return _told(text + ("\n" if as_json else ""), arguments.output)
+    known = "" if len(table) else "No submission here is on RobustBench at the same eps: harness import robustbench\n"
+    return _told(f"{text_of(table) if len(table) else known}Published: {SOURCE}\n", arguments.output)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,12 +142,24 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(action=_serve)
 
     export = commands.add_parser(
-        "export", parents=[results], help="print the same rows as JSON, CSV or LaTeX",
+        "export", parents=[results], help="print the same rows as JSON, CSV, LaTeX or RobustBench's files",
         description="Print the rows of every board. JSON and CSV hold fractions of one, LaTeX percentages.",
     )  # fmt: skip
     export.add_argument("--format", choices=sorted(FORMATS), default="json", help="default: %(default)s")
-    export.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
+    export.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="write to FILE instead of standard output; robustbench: one file per submission below this folder",
+    )  # fmt: skip
     export.set_defaults(action=_export)
+
+    beside = commands.add_parser(
+        "compare", parents=[results], help="set our figures beside RobustBench's",
+        description="One line for each accuracy that RobustBench has published for the same model, data set, norm and "
+        "eps: both figures, the difference, and whether theirs lies in our 95 % interval.",
+    )  # fmt: skip
+    beside.add_argument("--format", choices=["text", "csv", "json"], default="text", help="default: %(default)s")
+    beside.add_argument("--output", type=Path, metavar="FILE", help="write to FILE instead of standard output")
+    beside.set_defaults(action=_compare)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The boards as JSON, CSV or LaTeX; the same rows in each."""
+"""The boards as JSON, CSV, LaTeX or RobustBench's files; the same rows in each."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ import pandas as pd
 
 from leaderboard.board import Board, Row
 from leaderboard.columns import columns
+from leaderboard.model_info import to_robustbench
 from leaderboard.tables import document, frame
 
 _LATEX = {
@@ -85,5 +86,10 @@ def to_latex(boards: Sequence[Board]) -> str:
     return "\n".join(parts)
 
 
-FORMATS: dict[str, Callable[[Sequence[Board]], str]] = {"json": to_json, "csv": to_csv, "latex": to_latex}
+FORMATS: dict[str, Callable[[Sequence[Board]], str]] = {
+    "json": to_json,
+    "csv": to_csv,
+    "latex": to_latex,
+    "robustbench": to_robustbench,
+}
 """Export formats by name."""
