@@ -4,11 +4,11 @@ import json
 from fractions import Fraction
 
 import pytest
-from leaderboard_results import STANDARD, Folder, bits, card_of
+from leaderboard_results import CLEAN, STANDARD, Folder, bits, card_of
 
 from harness.errors import ResultsError
 from harness.metrics import proportion
-from leaderboard import comparison, tables
+from leaderboard import cli, comparison, comparison_page, page, tables
 from leaderboard.comparison import COLUMNS, PUBLISHED_N, compare, published, robustbench_id
 from leaderboard.model_info import to_robustbench, write_files
 
@@ -160,3 +160,143 @@ def test_a_file_that_is_gone_is_one_line(tmp_path, monkeypatch) -> None:
 
 def test_the_published_figures_are_on_the_whole_test_split() -> None:
     assert PUBLISHED_N == 10_000 and "March 2025" in comparison.SOURCE
+
+
+# --- corruptions, the files, the page and the command
+
+
+def corrupted_row(tmp_path, entry, source="cifar10-c", **more):
+    """A row whose images are right in every cell but the last severity's."""
+    from test_leaderboard_corruptions import Corrupted, all_cells
+
+    folder = Corrupted(tmp_path)
+    tasks = all_cells(source)
+    given = card_of("net", entry=entry, **more)
+    folder.ask("net", (CLEAN, *tasks), card=given)
+    folder.fill("net", CLEAN, CORRECT)
+    for task in tasks:
+        folder.right("net", task, [task.params["severity"] < 5] * 8)
+    return tables.load([tmp_path])
+
+
+AUGMIX = {"entry": "robustbench:Hendrycks2020AugMix_WRN", "kwargs": {"board": "corruptions"}}
+
+
+def test_corruptions_stand_beside_those_of_the_archive(tmp_path) -> None:
+    table = compare(corrupted_row(tmp_path, **AUGMIX)).set_index("quantity")
+    assert list(table.index) == ["natural", "corruptions"] and set(table.norm) == {"corruptions"}
+    assert table.eps.isna().all()
+    assert table.ours["corruptions"] == pytest.approx(0.8) and table.published["corruptions"] == 0.8882
+    assert table.difference["corruptions"] == pytest.approx(0.8 - 0.8882)
+    # Every image has the same share of right cells, so that the mean is known well.
+    assert not table.within_interval["corruptions"] and table.within_interval["natural"]
+
+
+def test_drawn_corruptions_are_never_beside_published_ones(tmp_path) -> None:
+    boards = corrupted_row(tmp_path, source="cifar10-c-generated", **AUGMIX)
+    table = compare(boards).set_index("quantity")
+    assert table.ours.isna()["corruptions"] and not table.ours.isna()["natural"]
+    assert "corruptions" not in {part for name in json.loads(to_robustbench(boards)) for part in name.split("/")}
+    assert all(item["part"] != "corruptions" for item in comparison_page.build(boards)["tables"])
+
+
+def test_an_entry_of_the_corruption_board_is_not_on_the_board_of_a_norm(tmp_path) -> None:
+    both = {item.id for item in published() if item.board == "corruptions"} & {
+        item.id for item in published() if item.board == "Linf" and item.dataset == "cifar10"
+    }
+    assert both, "some names are on both boards"
+    name = sorted(both)[0]
+    boards = corrupted_row(tmp_path, f"robustbench:{name}", kwargs={"board": "corruptions"})
+    (board,) = boards
+    assert comparison.counterpart(board, board.rows[0]) is None
+    assert set(compare(boards).norm) == {"corruptions"}
+
+
+def test_corruptions_are_exported_as_theirs(tmp_path) -> None:
+    found = json.loads(to_robustbench(corrupted_row(tmp_path, **AUGMIX)))
+    name = "Hendrycks2020AugMix_WRN.json"
+    assert set(found) == {f"model_info/cifar10/Linf/{name}", f"model_info/cifar10/corruptions/{name}"}
+    info = found[f"model_info/cifar10/corruptions/{name}"]
+    assert (info["corruptions_acc"], info["clean_acc"], info["eps"]) == ("80.00", "75.00", None)
+    assert "autoattack_acc" not in info and info["number_of_examples"] == 8
+
+
+def test_the_files_are_written_below_a_folder_and_nowhere_else(tmp_path) -> None:
+    boards = boards_of(tmp_path / "r", {"wong": card("wong", "Wong2020Fast"), "evil": card("evil", "../../../evil")})
+    assert write_files(boards, tmp_path / "out") == 2
+    paths = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("*.json"))
+    assert paths == ["out/model_info/cifar10/Linf/Wong2020Fast.json", "out/model_info/cifar10/Linf/_.._.._evil.json"]
+    data = json.loads((tmp_path / paths[0]).read_text())
+    assert data == json.loads(to_robustbench(boards))["model_info/cifar10/Linf/Wong2020Fast.json"]
+
+
+def test_the_page_has_a_row_for_each_model_of_either_side(tmp_path) -> None:
+    boards = boards_of(tmp_path, {"wong": card("wong", "Wong2020Fast"), "own": card_of("own", title="<i>Own</i>")})
+    (table,) = comparison_page.build(boards)["tables"]
+    assert (table["part"], table["eps"], table["n"]) == ("Linf", "8/255", 8)
+    assert (table["mine"], table["both"], table["published"]) == (2, 1, 93)
+    assert len(table["lines"]) == 94
+    lines = {line["submission"] or line["robustbench"]: line for line in table["lines"]}
+    assert "Zhang2019Theoretically" not in lines, "0.031 is another board"
+    wong = lines["wong"]
+    assert wong["robustbench"] == "Wong2020Fast"
+    assert [pair.published for pair in wong["pairs"]] == ["83.34", "43.21", "43.21"]
+    assert [pair.ours for pair in wong["pairs"]] == ["75.0", "12.5", "12.5"]
+    assert wong["pairs"][0].difference == "−8.3 pp" and wong["pairs"][0].verdict == "within"
+    assert [pair.published for pair in lines["own"]["pairs"]] == ["", "", ""]
+    assert [pair.difference for pair in lines["own"]["pairs"]] == ["", "", ""]
+    assert [pair.ours for pair in lines["Gowal2021Improving_70_16_ddpm_100m"]["pairs"]] == ["", "", ""]
+    page.build(boards, tmp_path / "site")
+    text = (tmp_path / "site" / "comparison.html").read_text()
+    assert "&lt;i&gt;Own" in text and "<i>Own" not in text and "March 2025" in text and ">within<" in text
+    assert 'href="comparison.html"' in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_a_board_that_robustbench_does_not_have_is_not_on_the_page(tmp_path) -> None:
+    folder = Folder(tmp_path, dataset="cifar10-sample")
+    folder.complete("own", CORRECT, {})
+    boards = tables.load([tmp_path])
+    assert comparison_page.build(boards) is None
+    page.build(boards, tmp_path / "site")
+    assert not (tmp_path / "site" / "comparison.html").exists()
+    assert "comparison.html" not in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_the_command(tmp_path, capsys) -> None:
+    folder = Folder(tmp_path / "r")
+    folder.complete("wong", CORRECT, {"square": bits("1000 0000")}, card=card("wong", "Wong2020Fast"))
+    folder.ask("later", STANDARD, card=card("later", "Engstrom2019Robustness"))
+    assert cli.main(["compare", "--results", str(tmp_path / "r")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (natural,) = [line for line in lines if line.startswith("wong") and "natural" in line]
+    assert natural.split() == [
+        "wong", "Wong2020Fast", "cifar10", "Linf", "8/255", "natural", "75.00", "40.93-92.85", "83.34", "-8.34", "yes",
+        "(other", "n)", "8",
+    ]  # fmt: skip
+    (empty,) = [line for line in lines if line.startswith("later") and "natural" in line]
+    assert empty.split() == ["later", "Engstrom2019Robustness", "cifar10", "Linf", "8/255", "natural", "87.03", "8"]
+    assert lines[-1].startswith("Published: RobustBench")
+    assert cli.main(["compare", "--results", str(tmp_path / "r"), "--format", "json"]) == 0
+    assert {item["quantity"] for item in json.loads(capsys.readouterr().out)} == {"natural", "autoattack", "worst-case"}
+    out = tmp_path / "beside.csv"
+    assert cli.main(["compare", "--results", str(tmp_path / "r"), "--format", "csv", "--output", str(out)]) == 0
+    assert out.read_text().splitlines()[0] == ",".join(COLUMNS)
+    arguments = ["export", "--results", str(tmp_path / "r"), "--format", "robustbench"]
+    assert cli.main(arguments) == 0
+    assert "model_info/cifar10/Linf/Wong2020Fast.json" in json.loads(capsys.readouterr().out)
+    assert cli.main([*arguments, "--output", str(tmp_path / "files")]) == 0
+    assert (tmp_path / "files/model_info/cifar10/Linf/Wong2020Fast.json").is_file()
+
+
+def test_nothing_to_set_beside_is_said(tmp_path, capsys) -> None:
+    Folder(tmp_path).complete("own", CORRECT, {})
+    assert cli.main(["compare", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("No submission here is on RobustBench at the same eps")
+
+
+def test_the_figures_come_with_the_package() -> None:
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert comparison.FILE.name in project["tool"]["setuptools"]["package-data"]["leaderboard"]
