@@ -58,7 +58,7 @@ def test_every_model_builds_and_answers(name) -> None:
     with torch.no_grad():
         logits = network.eval()(x)
     assert logits.shape == (2, 11 if name == "m53-reject-class" else 10)
-    assert logits.isfinite().all() or name == "m53b-reject-nan"
+    assert logits.isfinite().all() or name in {"m53b-reject-nan", "t07-noise-rejecting-at"}
 
 
 def test_the_cards_are_those_of_the_expectations() -> None:
