@@ -55,7 +55,7 @@ def _row(row: Mapping[str, Any], checks: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
     if outcome is None:
         return found
-    word = outcome["verdict"]
+    word, unpeeled = outcome["verdict"], outcome.get("unpeeled", "")
     known = row.get("distance")
     return found | {
         "outcome": outcome,
@@ -63,6 +63,7 @@ def _row(row: Mapping[str, Any], checks: Sequence[str]) -> dict[str, Any]:
         "word": word,
         "verdict": TITLES.get(word, word),
         "place": WORDS.index(word) if word in WORDS else len(WORDS),
+        "unpeeled": TITLES.get(unpeeled, unpeeled) if unpeeled not in {"", word} else "",
         "natural": _percent(outcome["natural"]),
         "claimed": _percent(outcome["claimed"]),
         "corrected": _percent(outcome["corrected"]),

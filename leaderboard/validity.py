@@ -48,12 +48,12 @@ PROTOCOL = {
     "A5": "examples do not hold",
 }
 """The rule that a check found broken, in a word or two."""
-SIGNS = {"overestimated": "↓", "suspect": "?", "note": "n"}
+SIGNS = {"overestimated": "▼", "suspect": "?", "note": "n"}
 """Superscript of a cell by its column's flag."""
 COLLAPSED = "CO"
 """Superscript of a single-step column after catastrophic overfitting (Kim et al. 2020, arXiv 2010.01799)."""
 SIGN_MEANINGS = {
-    "↓": "overestimated: verified adversarial examples exist against images that this column calls robust",
+    "▼": "overestimated: verified adversarial examples exist against images that this column calls robust",
     COLLAPSED: "catastrophic overfitting: images stand at FGSM’s full step and fall to a shorter one, so FGSM’s number "
     "says nothing about robustness",
     "?": "suspect: symptoms of gradient masking concern this column, without a proof so far",

@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from leaderboard_results import CLEAN, COST, FGSM, PGD, Folder, bits, card_of
+from leaderboard_judged import entry_of, judged, with_judgements
+from leaderboard_results import CLEAN, COST, FGSM, LINF, PGD, Folder, bits, card_of
 
 from harness.records import Status
 from leaderboard import page, tables
@@ -40,6 +41,16 @@ note(getComputedStyle(header("parameters")).display); note(getComputedStyle(head
 const filter = document.getElementById("filter"); filter.value = "AUTHOR-b"; filter.dispatchEvent(new Event("input"));
 note(names("tr.row:not([hidden])"));
 note(document.getElementById("shown").textContent); note(location.hash.replace("#", ""));
+filter.value = ""; filter.dispatchEvent(new Event("input"));
+const verdict = document.getElementById("verdict"); verdict.value = "verified";
+verdict.dispatchEvent(new Event("change"));
+note(names("tr.row:not([hidden])")); note(document.getElementById("shown").textContent);
+press("verdict"); note(order()); note(new URLSearchParams(location.hash.slice(1)).get("verdict"));
+"""
+MEASURE = """
+const wide = [...document.querySelectorAll("main *")].filter((one) => !one.closest(".scroll, .wide, pre, .unseen"))
+  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 80));
+document.body.dataset.log = `${document.documentElement.scrollWidth <= innerWidth};${innerWidth};${wide.join(" ")}`;
 """
 
 
@@ -57,14 +68,16 @@ def site(tmp_path_factory) -> Path:
         folder.fill(name, CLEAN, [name == "later"] * 8)
     folder.fill("late", PGD, failure=(Status.ERROR, "died", "x"))
     folder.fill("later", FGSM, [True] * 8)
-    return page.build(tables.load([root]), tmp_path_factory.mktemp("out") / "site").parent
+    (plain,) = tables.load([root])
+    board = with_judgements(plain, {"b": judged(entry_of(plain, "b"), LINF)})
+    return page.build([board], tmp_path_factory.mktemp("out") / "site").parent
 
 
-def dump(site: Path, **view: str) -> str:
+def dump(site: Path, name: str = "index.html", size: str = "1200,900", **view: str) -> str:
     """The page's source after its script has run."""
-    address = (site / "index.html").as_uri() + (f"#{urlencode(view)}" if view else "")
+    address = (site / name).as_uri() + (f"#{urlencode(view)}" if view else "")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", address]
+        command = [str(CHROMIUM), *FLAGS, f"--window-size={size}", f"--user-data-dir={profile}", "--dump-dom", address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
@@ -106,5 +119,31 @@ def test_clicks_sort_hide_and_filter(site, tmp_path) -> None:
     address = urlencode({"board": BOARD, "sort": "rank", "dir": "ascending", "hide": "cost", "filter": "AUTHOR-b"})
     assert html.unescape(log[1]).rstrip(";").split(";") == [
         "a c b", "descending", "b c a", "ascending", "null", "a b c", "ascending", "b c a", "clean [%]",
-        "none", "table-cell", "b", "1 of 5 rows", address,
+        "none", "table-cell", "b", "1 of 5 rows", address, "b", "1 of 5 rows", "b c a", "verified",
     ]  # fmt: skip
+
+
+def test_an_address_restores_the_verdict(site) -> None:
+    rows = re.findall(r'<tr class="row"([^>]*)>\s*<td[^>]*>.*?</td>\s*<th[^>]*><a [^>]*>([^<]+)</a>',
+                      dump(site, verdict="verified"), re.S)  # fmt: skip
+    assert [name for attributes, name in rows if "hidden" not in attributes] == ["b"]
+    # A verdict that nobody has, or that is none, hides nothing.
+    assert 'class="row" hidden' not in dump(site, verdict="nonsense")
+
+
+@pytest.mark.parametrize(
+    "name", ["index.html", "how-to-read.html", "checks.html", f"boards/{BOARD}/a.html", f"boards/{BOARD}/late.html"]
+)
+def test_nothing_sticks_out_of_a_narrow_window(site, tmp_path, name) -> None:
+    copy = tmp_path / "site"
+    shutil.copytree(site, copy)
+    (copy / "static" / "measure.js").write_text(MEASURE)
+    depth = "../" * name.count("/")
+    text = (copy / name).read_text()
+    (copy / name).write_text(text.replace("</body>", f'<script src="{depth}static/measure.js"></script></body>'))
+    log = re.search(r'data-log="([^"]*)"', dump(copy, name, "390,800"))
+    assert log, "the script did not run to its end"
+    fits, width, wide = html.unescape(log[1]).split(";", 2)
+    assert int(width) <= 500
+    assert wide == ""
+    assert fits == "true"

@@ -108,7 +108,8 @@ def page_of(site: Path, name: str, n: int = 8) -> Path:
 
 
 def test_there_is_a_page_for_every_row(site, boards) -> None:
-    assert len(pages(site)) == 3 + sum(len(board.rows) for board in boards)
+    assert len(list(site.glob("boards/*/*.html"))) == sum(len(board.rows) for board in boards)
+    assert {"index.html", "how-to-read.html", "checks.html"} <= {path.name for path in site.glob("*.html")}
 
 
 def test_every_address_resolves_and_nothing_is_loaded_from_elsewhere(site) -> None:
@@ -426,3 +427,20 @@ def test_the_waterfall_counts_what_each_member_breaks(boards) -> None:
     assert [stage["label"] for stage in cascade["stages"]] == ["clean", *(task.name for task in AUTOATTACK)]
     assert [stage["left"] for stage in cascade["stages"]] == [6, 6, 6, 6, 1]
     assert [stage["broken"] for stage in cascade["stages"]] == [None, 0, 0, 0, 5]
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["ink", "soft", "good", "warn", "bad", "mute", "accent"])
+def test_words_can_be_read_in_both_schemes(scheme, name) -> None:
+    """WCAG 2.1, 1.4.3: at least 4.5 to 1, on the page and on tables."""
+    style = (Path(page.__file__).parent / "static" / "site.css").read_text()
+    colours = dict(re.findall(r"--(\w+): (#\w{6});", re.findall(r":root \{(.*?)\}", style, re.S)[scheme]))
+    for ground in ("paper", "raised"):
+        light, dark = sorted((_luminance(colours[name]), _luminance(colours[ground])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{name} on {ground}"

@@ -185,7 +185,7 @@ def test_a_collapsed_network_has_a_false_fgsm_column_and_a_true_autoattack_colum
 def test_flags_mark_cells_and_have_a_legend(board, site) -> None:
     by_key = {column.key: column for column in columns(board)}
     over = row_of(board, "over")
-    assert by_key[f"robust:{AA}"].show(over).sign == "↓"
+    assert by_key[f"robust:{AA}"].show(over).sign == "▼"
     assert by_key[f"robust:{AA}"].show(row_of(board, "suspect")).sign == "?"
     assert by_key[f"robust:{AA}"].show(row_of(board, "sound")).sign == ""
     assert by_key[f"robust:{WORST}"].show(over).sign == ""
