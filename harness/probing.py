@@ -109,8 +109,15 @@ def run_probe(work: Work, dataset: Dataset, worker: ModelWorker, evidence: Evide
         backwards=count.backwards,
         indices=indices,
         adversarial=adversarial,
-        measurements=measured.numbers | {"refuted": refuted},
+        measurements=_believed(measured.numbers, indices) | {"refuted": refuted},
     )
+
+
+def _believed(numbers: dict[str, Any], indices: Tensor | None) -> dict[str, Any]:
+    """``numbers`` with those ``broken`` examples alone that hold: later probes leave these out."""
+    if "broken" not in numbers:
+        return numbers
+    return numbers | {"broken": [] if indices is None else sorted(int(row) for row in indices)}
 
 
 def _verified(
