@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.models import Description, ModelWorker, WorkerError, WorkerOptions
 from harness.submission import CARD, Submission
 from harness.submission.card import Card
+from harness.submission.values import SHAPES as FAMILY_SHAPES
 
 TOLERANCE = 1e-4
 """Largest difference between logits that count as the same, relative to the largest logit of their row."""
@@ -92,7 +93,7 @@ def _eval_mode(trial: Trial, left: Sequence[str] | None = None) -> str:
 
 def _accepted(trial: Trial) -> tuple[Tensor, Tensor]:
     """Images that the network takes and its logits for them."""
-    shapes = SHAPES if trial.card.classes is None else SHAPES[:1]
+    shapes = [shape for shape in map(FAMILY_SHAPES.get, trial.card.datasets) if shape] or SHAPES
     refusals: list[str] = []
     for shape in shapes:
         x = images(trial.card, shape)

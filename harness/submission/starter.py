@@ -19,7 +19,7 @@ CARD = """\
 
 [[threat_models]]                  # one table for each threat model to be judged under
 norm = "Linf"                      # Linf, L2, L1
-eps = "8/255"                      # exact; pixels lie in [0, 1]
+{eps:<34} # exact; pixels lie in [0, 1]
 
 # Your weights, once you have them: safetensors, or a state dict saved with torch.save.
 # [checkpoint]
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """From float images (N, 3, H, W) in [0, 1] to logits (N, classes)."""
+    """From float images (N, CHANNELS, H, W) in [0, 1] to logits (N, classes)."""
 
     mean: Tensor
     std: Tensor
@@ -53,10 +53,10 @@ class Network(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         # Normalisation belongs inside the network: attacks work on pixels in [0, 1].
-        self.register_buffer("mean", torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.2471, 0.2435, 0.2616]).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, CHANNELS, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, CHANNELS, 1, 1))
         self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=2, padding=1),
+            nn.Conv2d(CHANNELS, width, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -82,14 +82,27 @@ def build(*, width: int = 16, classes: int = 10) -> nn.Module:
 '''
 
 
+STATISTICS = {
+    "mnist": ([0.1307], [0.3081]),
+    "svhn": ([0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970]),
+}
+"""Mean and standard deviation of each channel of the training images; the others take CIFAR-10's."""
+CIFAR10 = ([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616])
+EPS = {"mnist": "0.3"}
+"""The usual Linf budget; 8/255 for the others."""
+
+
 def files(submission: str, dataset: str, classes: int | None) -> dict[str, str]:
     """The texts of a new submission's folder by file name; ``classes`` None: the data set does not say."""
     first = {
         f'id = "{submission}"': "the folder's name",
         f'title = "{submission}"': "as the board shows it",
-        f'dataset = "{dataset}"': "cifar10, cifar100, npz, or a list of them",
+        f'dataset = "{dataset}"': "cifar10, cifar100, mnist, svhn, npz, or a list of them",
         'entry = "model.py:build"': 'or "package.module:function", "robustbench:NAME" ...',
         f"kwargs = {{ classes = {classes or 10} }}": "given to build()",
     }
     lines = [f"{line:<34} # {meaning}" for line, meaning in first.items()]
-    return {"submission.toml": CARD.format(first="\n".join(lines)), "model.py": MODEL}
+    eps = f'eps = "{EPS.get(dataset, "8/255")}"'
+    mean, std = STATISTICS.get(dataset, CIFAR10)
+    model = MODEL.replace("CHANNELS", str(len(mean))).replace("MEAN", str(mean)).replace("STD", str(std))
+    return {"submission.toml": CARD.format(first="\n".join(lines), eps=eps), "model.py": model}

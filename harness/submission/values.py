@@ -18,6 +18,11 @@ from harness.zoo import grammar
 FAMILIES: Mapping[str, int | None] = {"cifar10": 10, "cifar100": 100, "mnist": 10, "svhn": 10, "npz": None}
 """Data sets a card may name, with their classes; ``npz`` is for a network made for no registered data set."""
 
+SHAPES: Mapping[str, tuple[int, int, int] | None] = {
+    "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "mnist": (1, 28, 28), "svhn": (3, 32, 32), "npz": None,
+}  # fmt: skip
+"""(C, H, W) of their images."""
+
 RESERVED = frozenset({"architectures", "recipes"})
 """Folder names beside submissions that are not submissions."""
 
