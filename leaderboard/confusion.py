@@ -1,6 +1,7 @@
 """The zoo's matrix, as ``harness zoo`` wrote it, made ready for its page: models by checks, and what they add up to."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ KINDS = {
 }
 """Kinds of models and the headings of their parts."""
 TRUTHS = {"base": "as its base", "zero": "0", "unknown": "unknown"}
+GRAVITY = {
+    "fail": "fail", "warn": "warning", "unknown": "not checked", "silent": "silent", "not-applicable": "not applicable",
+}  # fmt: skip
+"""What a check can say of a model, gravest first, in words."""
 FINE = ("verified", "verified-with-note")
 
 
@@ -37,40 +42,63 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _cell(check: str, outcome: Mapping[str, Any]) -> dict[str, str]:
-    """One place of the matrix: what the check said of the model."""
-    state = outcome["checks"].get(check, "not checked")
-    grade = outcome["grades"].get(check, "warn") if state == "fired" else ""
-    word = {"silent": "silent", "not checked": "unknown", "not applicable": "not-applicable"}.get(state, grade)
-    text = {"warn": "warning", "fail": "fail"}.get(grade, state)
-    return {"word": word, "text": text, "check": check}
+def _cell(check: str, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """One place of the matrix: the gravest thing the check said of the model, and with how many seeds it fired."""
+    said = []
+    for outcome in outcomes:
+        state = outcome["checks"].get(check, "not checked")
+        word = {"silent": "silent", "not checked": "unknown", "not applicable": "not-applicable"}.get(state)
+        said.append(word or outcome["grades"].get(check, "warn"))
+    gravest = next(word for word in GRAVITY if word in said)
+    fired = sum(word in {"fail", "warn"} for word in said)
+    some = f" with {fired} of {len(said)} seeds" if 0 < fired < len(said) else ""
+    return {"word": gravest, "text": f"{GRAVITY[gravest]}{some}", "check": check, "some": str(fired) if some else ""}
 
 
-def _row(row: Mapping[str, Any], checks: Sequence[str]) -> dict[str, Any]:
-    outcome = row["outcome"]
-    found: dict[str, Any] = {
-        "id": row["id"], "title": row["title"], "spec": row.get("spec", ""), "base": row.get("base", ""),
-        "seed": row["seed"], "truth": TRUTHS.get(row["truth"], row["truth"]), "deviations": row["deviations"],
-        "identical": row.get("decision_identical", False), "distance": "", "outcome": None,
-    }  # fmt: skip
-    if outcome is None:
-        return found
-    word, unpeeled = outcome["verdict"], outcome.get("unpeeled", "")
-    known = row.get("distance")
-    return found | {
-        "outcome": outcome,
-        "n": outcome["n"],
-        "word": word,
-        "verdict": TITLES.get(word, word),
-        "place": WORDS.index(word) if word in WORDS else len(WORDS),
-        "unpeeled": TITLES.get(unpeeled, unpeeled) if unpeeled not in {"", word} else "",
-        "natural": _percent(outcome["natural"]),
-        "claimed": _percent(outcome["claimed"]),
-        "corrected": _percent(outcome["corrected"]),
-        "moved": outcome["claimed"] is not None and outcome["corrected"] < outcome["claimed"] - 1e-9,
-        "distance": "" if known is None else f"{100 * known:.1f} pp",
-        "cells": [_cell(check, outcome) for check in checks],
-        "flags": ", ".join(f"{key.partition('@')[0]} {flag}" for key, flag in outcome.get("flags", {}).items()),
+def _span(values: Sequence[float | None]) -> str:
+    """``50.0``, or ``45.0–50.0`` where the seeds differ."""
+    shown = list(dict.fromkeys(_percent(value) for value in sorted(v for v in values if v is not None)))
+    return "–" if not shown else shown[0] if len(shown) == 1 else f"{shown[0]}–{shown[-1]}"
+
+
+def _verdicts(outcomes: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, str]]:
+    """The distinct verdicts with how many seeds ended so, gravest last as in ``WORDS``."""
+    count = Counter(outcome.get(name, "") for outcome in outcomes)
+    words = sorted(count, key=lambda word: WORDS.index(word) if word in WORDS else len(WORDS))
+    several = len(words) > 1
+    return [
+        {"word": word, "text": TITLES.get(word, word) + (f" ×{count[word]}" if several else ""),
+         "says": next(outcome["sentence"] for outcome in outcomes if outcome.get(name, "") == word)}
+        for word in words if word
+    ]  # fmt: skip
+
+
+def _row(rows: Sequence[Mapping[str, Any]], checks: Sequence[str]) -> dict[str, Any]:
+    """One model with all its seeds."""
+    first, several = rows[0], len(rows) > 1
+    outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
+    far = [row["distance"] for row in rows if row.get("distance") is not None]
+    verdicts, unpeeled = _verdicts(outcomes, "verdict"), _verdicts(outcomes, "unpeeled")
+    flags = dict.fromkeys(
+        f"{key.partition('@')[0]} {flag}" for outcome in outcomes for key, flag in outcome.get("flags", {}).items()
+    )
+    return {
+        "id": first["id"],
+        "title": first["title"],
+        "spec": first.get("spec", ""),
+        "base": first.get("base", ""),
+        "truth": TRUTHS.get(first["truth"], first["truth"]),
+        "deviations": [
+            f"seed {row['seed']}: {text}" if several else text for row in rows for text in row["deviations"]
+        ],
+        "verdicts": verdicts,
+        "unpeeled": [item["text"] for item in unpeeled] if unpeeled and unpeeled != verdicts else [],
+        "claimed": _span([outcome["claimed"] for outcome in outcomes]),
+        "corrected": _span([outcome["corrected"] for outcome in outcomes]),
+        "moved": any(o["claimed"] is not None and o["corrected"] < o["claimed"] - 1e-9 for o in outcomes),
+        "distance": f"{100 * max(far):.1f} pp" if far else "",
+        "cells": [_cell(check, outcomes) for check in checks] if outcomes else [],
+        "flags": ", ".join(flags),
     }
 
 
@@ -103,7 +131,10 @@ def page_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """What the template of the zoo's page shows. ``ResultsError`` when a row lacks a field."""
     try:
         checks = sorted(data["checks"], key=check_order)
-        rows = [(row["kind"], _row(row, checks)) for row in data["rows"]]
+        models: dict[str, list[Mapping[str, Any]]] = {}
+        for row in data["rows"]:
+            models.setdefault(row["id"], []).append(row)
+        rows = [(found[0]["kind"], _row(found, checks)) for found in models.values()]
         figures = _figures(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"matrix of the zoo: a row lacks {error}; run `harness zoo` again") from None

@@ -99,6 +99,26 @@ def test_the_zoo_counts_what_came_out(site, matrix) -> None:
     assert "3 of 5 rows that came out as expected beforehand" in text
 
 
+def test_seeds_of_a_model_share_a_row_that_says_where_they_differ(matrix) -> None:
+    row = next(row for row in matrix["rows"] if row["id"] == "m15-killed")
+    quiet = {
+        **row["outcome"],
+        "verdict": "suspect",
+        "claimed": 0.5,
+        "checks": {**row["outcome"]["checks"], "A8": SILENT},
+    }
+    again = {**row, "seed": 1, "outcome": quiet, "distance": 0.05, "deviations": ["one"]}
+    data = page_data({**matrix, "rows": [row, again]})
+    (shown,) = data["parts"][0]["rows"]
+    assert [item["text"] for item in shown["verdicts"]] == ["SUSPECT ×1", "OVERESTIMATED ×1"]
+    assert (shown["claimed"], shown["corrected"], shown["distance"]) == ("50.0–75.0", "50.0", "5.0 pp")
+    cells = {cell["check"]: cell for cell in shown["cells"]}
+    assert (cells["A8"]["word"], cells["A8"]["text"], cells["A8"]["some"]) == ("fail", "fail with 1 of 2 seeds", "1")
+    assert (cells["C8"]["text"], cells["C8"]["some"]) == ("fail", "")
+    assert shown["deviations"] == ["seed 1: one"]
+    assert data["seeds"] == 2
+
+
 def test_what_was_not_expected_is_said_in_words(site) -> None:
     text = text_of((site / "zoo.html").read_text())
     assert "Not as expected: G4: expected silence, got warn" in text

@@ -60,7 +60,8 @@ def _notes(item: Evidence, row: Row) -> list[str]:
     if item.task.attack in MINIMUM_NORM and (text := median_distance(item, row.threat.norm)):
         notes.append(text)
     if item.mismatches:
-        notes.append(f"{item.mismatches} predictions changed when asked again in another batch layout")
+        plural = "" if item.mismatches == 1 else "s"
+        notes.append(f"{item.mismatches} prediction{plural} changed when asked again in another batch layout")
     return notes
 
 
