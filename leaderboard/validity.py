@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.checks.thresholds import load_thresholds
-from harness.checks.verdict import WORDS, ColumnFlag, Verdict
-from harness.judging import Judgement, judge_candidate, threats_of
+from harness.checks import CHECKS, judge, load_thresholds
+from harness.checks.verdict import WORDS, ColumnFlag, Verdict, decide
+from harness.judging import Judgement, judge_candidate, read_case, threats_of
 from harness.records import Candidate, Finding, Manifest, Task, ThreatModel
 
 TITLES = {
@@ -98,8 +98,24 @@ def judge_all(
     for task in tasks:
         distinct.setdefault((task.key, task.cascade), task)
     whole = replace(candidate, tasks=tuple(distinct.values()))
-    found = {threat: judge_candidate(root, manifest, whole, threat) for threat in threats_of(whole)}
+    found = {threat: _judge(root, manifest, whole, threat) for threat in threats_of(whole)}
     return {threat: judgement for threat, judgement in found.items() if judgement is not None}
+
+
+def _judge(root: Path, manifest: Manifest, candidate: Candidate, threat: ThreatModel) -> Judgement | None:
+    """As ``judge_candidate``; numbers that the checks cannot read leave the row unchecked, not the page unbuilt."""
+    try:
+        return judge_candidate(root, manifest, candidate, threat)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        case = read_case(root, manifest, candidate, threat)
+        if case is None:
+            return None
+        told = " ".join(str(error).split())
+        why = f"the probes' records do not fit these checks ({type(error).__name__}: {told}); run the battery again"
+        absent = {CHECKS.get(name).probe: why for name in CHECKS.names()}
+        bare = replace(case, measured={}, witnessed={}, absent=absent)
+        findings = judge(bare)
+        return Judgement(bare, tuple(findings), decide(bare, findings))
 
 
 def pp(share: float) -> str:

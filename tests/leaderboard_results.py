@@ -191,8 +191,9 @@ class Folder:
         manifest = self._asked[name]
         shard, identity = self.works(name, task)[0]
         start, stop, data = plan.task_spans(manifest, task)[0]
+        seen = range(start, min(stop, start + len(robust or ())))
         rows = () if robust is None else tuple(
-            example(i, correct[i], robust[i], not (correct[i] and not robust[i]), 0.03) for i in range(start, stop)
+            example(i, correct[i], robust[i], not (correct[i] and not robust[i]), 0.03) for i in seen
         )  # fmt: skip
         store.write_record(
             self.root,

@@ -225,6 +225,31 @@ def test_records_of_probes_are_judged_and_missing_ones_leave_the_row_unchecked(t
     assert row.corrected.accuracy == row.worst.accuracy
 
 
+@pytest.mark.parametrize(
+    ("task", "numbers", "robust"),
+    [
+        (probe("c1-output", None), {"nothing": "that a check knows"}, None),
+        (probe("g3-coherence"), {"applicable": True, "c1": "text", "c2": None, "c3": 3}, None),
+        (probe("a7-random"), {"applicable": True}, [True] * 20),
+    ],
+)
+def test_records_that_the_checks_cannot_read_leave_a_row_unchecked_and_the_board_whole(
+    tmp_path, task, numbers, robust
+) -> None:
+    folder = Folder(tmp_path, n=N, size=20)
+    folder.complete("a", first(38), {"pgd-20": first(20)}, tasks=(CLEAN, PGD))
+    folder.created = "2025-02-01T00:00:00+00:00"
+    folder.ask("a", (CLEAN, PGD, task))
+    folder.fill_probe("a", task, numbers, first(38), robust)
+    (board,) = tables.load([tmp_path])
+    (row,) = board.rows
+    assert row.verdict == "unchecked"
+    assert "run the battery again" in row.badge.says
+    assert row.corrected.accuracy.value == 20 / N
+    assert row.rank == 1
+    json.loads(to_json([board]))
+
+
 def test_the_json_export_names_verdict_and_findings(board) -> None:
     rows = {row["submission"]: row for row in json.loads(to_json([board]))["boards"][0]["rows"]}
     assert {row["verdict"] for row in rows.values()} == {
