@@ -192,7 +192,7 @@ def findings_object(judgement: Judgement | None) -> list[dict[str, Any]]:
     if judgement is None:
         return []
     found = []
-    for item in judgement.findings:
+    for item in sorted(judgement.findings, key=lambda item: check_order(item.check)):
         plain = asdict(item)
         plain["columns"] = list(item.columns)
         plain["metrics"] = {
