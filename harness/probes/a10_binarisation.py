@@ -9,7 +9,7 @@ from harness.attacks.geometry import Ball, ascent
 from harness.attacks.pgd import pgd
 from harness.probes.campaign import variant
 from harness.probes.probe import Probe
-from harness.probes.standing import gate
+from harness.probes.standing import gate, share
 from harness.probes.subject import Measured, Subject
 
 
@@ -45,7 +45,7 @@ def measure(
     that succeeded; ``random``: mean share of ``held_out`` random points in the budget that are adversarial already, so
     that the test is too easy. Deep: ``examples=128, interior=999, held_out=200``.
     """
-    rows = subject.pick(subject.correct, examples)
+    rows = subject.pick(subject.correct, share(subject, examples, 8, 8))
     stop = gate(subject, rows)
     if stop is not None:
         return stop

@@ -7,7 +7,7 @@ from harness.probes.subject import Measured, Subject
 
 
 def measure(
-    subject: Subject, *, examples: int = 96, steps: int = 20, multiples: tuple[float, ...] = (0.5, 1, 1.5, 2, 3, 4, 8)
+    subject: Subject, *, examples: int = 96, steps: int = 20, multiples: tuple[float, ...] = (0.5, 1, 2, 4, 8)
 ) -> Measured:
     """PGD of ``steps`` on the margin, from the image, on clean-correct images at ``multiples`` of the budget.
 

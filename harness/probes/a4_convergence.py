@@ -9,7 +9,7 @@ from harness.attacks.geometry import Ball
 from harness.probes.campaign import FULL_STEPS, run_campaign
 from harness.probes.climbing import climb, mean, sensitivity
 from harness.probes.probe import Probe
-from harness.probes.standing import broken, gate, pairs_of, sample, standing
+from harness.probes.standing import broken, gate, pairs_of, sample, share, standing
 from harness.probes.subject import Measured, Subject
 
 
@@ -25,7 +25,7 @@ def measure(
     over eps |g|_1 (arXiv 2112.08304; 0 is converged), Linf alone. From ``escalate`` successes on, a full attack goes
     over all examples called robust. Deep: ``examples=128, restarts=5, restart_steps=100``.
     """
-    rows = sample(subject, standing(subject), min(examples, max(16, len(subject.x) // 8)))
+    rows = sample(subject, standing(subject), share(subject, examples, 8, 8))
     stop = gate(subject, rows)
     if stop is not None:
         return stop

@@ -12,7 +12,7 @@ from harness.attacks.nes import nes
 from harness.attacks.square import square
 from harness.probes.campaign import fell
 from harness.probes.probe import Probe
-from harness.probes.standing import broken, gate, repaired, standing, untrusted
+from harness.probes.standing import broken, gate, repaired, share, standing, untrusted
 from harness.probes.subject import Measured, Subject
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -23,7 +23,7 @@ Plan = tuple[int, dict[str, int], dict[str, int], int]
 
 def measure(
     subject: Subject, *, square_examples: int = 16, square_queries: int = 500, nes_examples: int = 8,
-    nes_steps: int = 12, nes_queries: int = 40, label_examples: int = 8, label_queries: int = 250,
+    nes_steps: int = 10, nes_queries: int = 32, label_examples: int = 8, label_queries: int = 250,
     full_square: int = 5000, full_label: int = 1500, escalate: int = 2,
 ) -> Measured:  # fmt: skip
     """Square (unless the run has a Square column), NES and the label-only RayS on examples called robust.
@@ -50,7 +50,8 @@ def measure(
     if subject.norm in LABEL_NORMS:
         kinds.append(("label-only", rays, label_examples, {"queries": label_queries}, {"queries": full_label}))
     for name, attack, count, light, full in kinds:
-        numbers[name] = _kind(subject, name, attack, alive, found, (count, light, full, escalate))
+        few = share(subject, count, 4, 16) if name != "square" else share(subject, count, 8, 8)
+        numbers[name] = _kind(subject, name, attack, alive, found, (few, light, full, escalate))
     return Measured.of({**numbers, "broken": broken(found)}, found)
 
 

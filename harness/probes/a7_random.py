@@ -14,7 +14,7 @@ from harness.probes.subject import Measured, Subject
 KINDS = ("uniform", "corner", "normal", "colour")
 
 
-def measure(subject: Subject, *, examples: int = 64, draws: int = 100) -> Measured:
+def measure(subject: Subject, *, examples: int = 64, draws: int = 80) -> Measured:
     """``draws`` random perturbations of every kind together on examples called robust (arXiv 1802.00420, 1902.06705).
 
     Kinds in turn: uniform in the budget, its corners, normal noise, one colour for the whole image. ``found``: how many

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from harness.attacks.asking import ask
 from harness.probes.campaign import FULL_STEPS, Logarithm, run_campaign, variant
 from harness.probes.probe import Probe
-from harness.probes.standing import broken, gate, standing, untrusted
+from harness.probes.standing import broken, gate, share, standing, untrusted
 from harness.probes.subject import Measured, Subject
 
 LEVELS = (1, 2, 3)
@@ -34,7 +34,7 @@ def measure(
         rows = alive.nonzero().squeeze(1)
         if not len(rows):
             break
-        campaign = run_campaign(subject, model, rows, name=name, screen=screen, steps=full_steps)
+        campaign = run_campaign(subject, model, rows, name=name, screen=share(subject, screen, 8, 8), steps=full_steps)
         forms.append(campaign.numbers)
         for pair in campaign.found:
             found.append(pair)

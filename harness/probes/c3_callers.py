@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.attacks.asking import ask
 from harness.probes.contract import Recorder, attacked, compared
 from harness.probes.probe import Probe
+from harness.probes.standing import share
 from harness.probes.subject import Measured, Subject
 
 MODES = ("no_grad", "inference_mode", "grad", "requires_grad", "thread")
@@ -30,7 +31,7 @@ def measure(
     modes: dict[str, Any] = {mode: compared(reference, partial(_in_mode, subject, mode, x)) for mode in MODES}
     modes["attack"] = compared(reference, lambda: _with_gradient(subject, x))
     recorder = Recorder(subject.model, size=queries, seed=subject.seed)
-    attacked(subject, recorder, attacked_examples, steps)
+    attacked(subject, recorder, share(subject, attacked_examples, 16, 8), steps)
     numbers: dict[str, Any] = {"modes": modes, "asked": recorder.asked, "nonfinite": recorder.nonfinite}
     images, answers = recorder.sample() if recorder.asked else (x[:0], reference[:0])
     if len(images):

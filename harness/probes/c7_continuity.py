@@ -9,6 +9,7 @@ from harness.attacks.asking import ask
 from harness.probes.climbing import median
 from harness.probes.contract import plain, precise
 from harness.probes.probe import Probe
+from harness.probes.standing import share
 from harness.probes.subject import Measured, Subject
 
 STEPS = tuple(10 ** (-5 + exponent * (math.log10(3e-2) + 5) / 8) for exponent in range(9))
@@ -25,7 +26,7 @@ def measure(subject: Subject, *, examples: int = 64) -> Measured:
     1e-4; ``small``: q at the smallest step, relative to the logits' length; ``flat``: q at the smallest step over q at
     the third; ``bin``: the smallest step that moves half of the images; ``counts``: see ``contract.precise``.
     """
-    x = subject.x[subject.pick(torch.ones(len(subject.x), dtype=torch.bool), examples)]
+    x = subject.x[subject.pick(torch.ones(len(subject.x), dtype=torch.bool), share(subject, examples, 32))]
     model, counts = precise(subject, x)
     signs = torch.rand(x.shape, generator=torch.Generator().manual_seed(subject.seed)).sub(0.5).sign()
     # Steps that would leave the box go the other way: clipping would look like quantisation.

@@ -10,6 +10,7 @@ from harness.attacks.losses import margin
 from harness.probes.climbing import mean, median
 from harness.probes.contract import precise, refusal
 from harness.probes.probe import Probe
+from harness.probes.standing import share
 from harness.probes.subject import Measured, Subject
 
 LENGTHS = (1e-3, 1e-2, 1e-1)
@@ -30,7 +31,7 @@ def measure(subject: Subject, *, examples: int = 64) -> Measured:
     share with no FD where AD predicts one. ``dead``: share of images with an all-zero gradient; ``silent``: share that
     is dead while some FD is not 0. ``counts``: see ``contract.precise``.
     """
-    rows = subject.pick(subject.clean >= 0, examples)
+    rows = subject.pick(subject.clean >= 0, share(subject, examples, 32))
     if not len(rows):
         return Measured({"examples": 0})
     x, labels = subject.x[rows], subject.clean[rows]

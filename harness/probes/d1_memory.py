@@ -10,7 +10,7 @@ from harness.attacks.asking import ask
 from harness.attacks.losses import misclassified
 from harness.probes.climbing import climb
 from harness.probes.probe import Probe
-from harness.probes.standing import claim
+from harness.probes.standing import claim, share
 from harness.probes.subject import Measured, Subject
 
 CLAIM = 0.10
@@ -45,7 +45,9 @@ def measure(subject: Subject, *, examples: int = 1000, attacked_examples: int = 
         }  # fmt: skip
         if name == "jitter":
             numbers["jitter_flips"] = int(misclassified(logits, clean.clamp_min(0)).logical_and(clean >= 0).sum())
-    numbers["attacked"] = _attacked(subject, attacked_examples, steps) if claim(subject) >= CLAIM else None
+    numbers["attacked"] = (
+        _attacked(subject, share(subject, attacked_examples, 16), steps) if claim(subject) >= CLAIM else None
+    )
     sizes = sorted({len(subject.x), TEST_SET} - set(range(500)))
     numbers["tables"] = subject.worker.probe("tables", sizes=sizes)["tables"]
     return Measured(numbers)

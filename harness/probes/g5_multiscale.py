@@ -18,7 +18,7 @@ margin = LOSSES["margin"]
 
 def measure(
     subject: Subject, *, examples: int = 48, directions: int = 8, reverse: int = 64, steps: int = 20,
-    smoothed: int = 8, smooth: int = 8, full_steps: int = FULL_STEPS,
+    smoothed: int = 8, smooth: int = 6, full_steps: int = FULL_STEPS,
 ) -> Measured:  # fmt: skip
     """(a) Slope of central differences on autograd's derivatives; (b) PGD down the loss; (c) PGD on smoothed gradients.
 

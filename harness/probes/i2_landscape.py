@@ -10,13 +10,14 @@ from harness.attacks.geometry import ascent, per_image
 from harness.attacks.losses import LOSSES
 from harness.probes.climbing import median, sensitivity
 from harness.probes.probe import Probe
+from harness.probes.standing import share
 from harness.probes.subject import Measured, Subject
 
 DIGITS = 4
 
 
 def measure(
-    subject: Subject, *, examples: int = 32, points: int = 21, images: int = 4, grid: int = 11, reach: float = 2.0
+    subject: Subject, *, examples: int = 32, points: int = 17, images: int = 3, grid: int = 11, reach: float = 2.0
 ) -> Measured:
     """Cross-entropy at x + a d1 + b d2, a and b from -``reach`` to ``reach`` budgets, points clipped to [0, 1].
 
@@ -27,7 +28,7 @@ def measure(
     largest distance of the adversarial profile within the budget from its best line, over the profile's range.
     Deep: ``examples=256, images=8, grid=21``.
     """
-    rows = subject.pick(subject.correct, examples)
+    rows = subject.pick(subject.correct, share(subject, examples, 12, 8))
     if not len(rows):
         return Measured({"applicable": False, "reason": "no image is classified rightly"})
     along, across = _directions(subject, rows)
