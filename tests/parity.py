@@ -1,4 +1,4 @@
-"""Ours beside pyautoattack, member by member and as a cascade: ``python -m tests.parity`` writes docs/parity.md.
+"""Ours beside pyautoattack, member by member and as a cascade: ``python tests/parity.py`` writes docs/parity.md.
 
 Runs what is not there yet (stop it at any time; the same command goes on) and then makes the table from the records.
 The exact test images are needed: ``--dataset cifar10`` takes torchvision's files, ``--dataset npz:FILE`` any others.
@@ -91,7 +91,7 @@ def markdown(rows: list[Row]) -> str:
         "",
         "Examples that stay robust under our members of AutoAttack and under pyautoattack's, on the same images and",
         "networks. *Alone*: the member attacks every correctly classified image; *AutoAttack*: the four in a cascade.",
-        "Made by `python -m tests.parity --dataset cifar10`; the bound is at most one robust example more than the",
+        "Made by `python tests/parity.py --dataset cifar10`; the bound is at most one robust example more than the",
         "reference's.",
         "",
         "| submission | threat model | attack | n | ours robust | reference robust | broken by ours alone"
