@@ -1,5 +1,6 @@
 """Every form of a network says what it promises: its own logits, another gradient, another type, another caller."""
 
+import sys
 import threading
 
 import pytest
@@ -323,6 +324,21 @@ def test_callers_are_told_apart_by_a_network_that_looks() -> None:
         "no_grad": [2.0, 0.0], "inference_mode": [2.0, 1.0], "grad": [3.0, 0.0], "requires_grad": [7.0, 0.0],
         "thread": [0.0, 0.0],
     }  # fmt: skip
+
+
+def test_in_a_thread_nothing_of_the_harness_is_on_the_stack() -> None:
+    class Tracing(nn.Module):
+        def forward(self, x):
+            frame, seen = sys._getframe(), 0
+            while frame is not None:
+                seen += "/harness/" in frame.f_code.co_filename
+                frame = frame.f_back
+            return x.flatten(1)[:, :2] * 0 + seen
+
+    model = LocalModel(Tracing(), PLAIN)
+    x = torch.rand(3, 3, 8, 8)
+    assert model(x).min() > 0
+    assert not model.variant(kind="context", mode="thread")(x).any()
 
 
 def test_raw_gives_the_network_the_whole_batch(small) -> None:

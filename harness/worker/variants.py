@@ -111,26 +111,29 @@ def _in_context(network: Network, mode: str) -> Callable[[Tensor], Tensor]:
     return ask
 
 
+_STRANGER = """
+def main(module, x, out, failed, quietly):
+    try:
+        with quietly():
+            out.append(module(x))
+    except BaseException as error:
+        failed.append(error)
+"""
+
+
 def _stranger() -> Callable[..., None]:
     """A caller whose code lies in no file and in no module of this project."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile("def call(module, x, out):\n    out.append(module(x))\n", "main.py", "exec"), names)  # noqa: S102
-    caller: Callable[..., None] = names["call"]
+    exec(compile(_STRANGER, "main.py", "exec"), names)  # noqa: S102
+    caller: Callable[..., None] = names["main"]
     return caller
 
 
 def _in_thread(call: Callable[..., None], module: nn.Module, x: Tensor) -> Tensor:
+    """The answer to ``call``, with nothing of this project on the thread's stack."""
     out: list[Tensor] = []
     failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            with torch.no_grad():
-                call(module, x, out)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="Thread-1")
+    thread = threading.Thread(target=call, args=(module, x, out, failed, torch.no_grad), name="Thread-1")
     thread.start()
     thread.join()
     if failed:
