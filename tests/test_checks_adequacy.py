@@ -203,3 +203,10 @@ def test_every_check_names_its_source_and_every_threshold_has_one() -> None:
     for check in CHECKS.values():
         assert check.source
         assert check.measures.endswith(".")
+
+
+def test_rounding_to_half_precision_excuses_the_smallest_step_alone() -> None:
+    for beta, word in (({"eps/16": 0.5, "eps/4": 1.0}, "pass"), ({"eps/16": 0.5, "eps/4": 0.4}, "fail")):
+        case = made("G5", {"beta": beta})
+        case.measured["c7-continuity"] = {"counts": "float64"}
+        assert CHECKS["G5"].judge(case, LIMITS)[0].verdict == word
