@@ -4,9 +4,9 @@ import copy
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
 from torch import nn
 
 from harness.worker.channel import Arena
@@ -45,6 +45,7 @@ class LocalWorker(ModelWorker):
         super().__init__({"id": "in process"}, options)
         self._build = build
         self._answerer: _Holding | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
     @property
     def alive(self) -> bool:
@@ -56,10 +57,13 @@ class LocalWorker(ModelWorker):
         self.close()
         self._arena = Arena.create()
         self._answerer = _Holding(self._arena, self._build)
+        self._thread = ThreadPoolExecutor(1, "network")
 
     def close(self) -> None:
         """Forget the network; harmless when there is none."""
-        self._answerer = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._answerer = self._thread = None
         super().close()
 
     def another(self) -> "LocalWorker":
@@ -79,10 +83,12 @@ class LocalWorker(ModelWorker):
             while self._released:
                 released.append(self._released.popleft())
                 self._shapes.pop(released[-1], None)
+            assert self._thread is not None
             try:
-                # As in a process of its own, whatever the caller is in the middle of.
-                with torch.enable_grad():
-                    reply: Mapping[str, Any] = self._answerer.answer(message | {"release": released})
+                # A thread has a gradient mode and hooks on saved tensors of its own, as a process would, whatever the
+                # caller is in the middle of; with the proxy's hooks on it a graph would never be forgotten.
+                asked = self._thread.submit(self._answerer.answer, message | {"release": released})
+                reply: Mapping[str, Any] = asked.result()
             except Exception as error:
                 told = failure_of(error, self._answerer.spec)
                 raise WorkerError(told["kind"], told["message"]) from error
