@@ -24,7 +24,7 @@ def model_info(board: Board, row: Row) -> dict[str, Any]:
     ``number_of_examples`` and ``checkpoint_sha256`` are ours: without the number of images the figure means little.
     """
     card, found = row.card, ours(board, row)
-    best = row.corrected.accuracy or found["worst-case"]
+    best = found["best-known"]
     training = card.get("training_data")
     venue, year = str(card.get("venue") or ""), str(card.get("year") or "")
     claim: dict[str, Any] = next((item for item in card.get("claims") or () if _same_threat(item, board)), {})

@@ -78,14 +78,14 @@ def test_ours_stand_beside_theirs(tmp_path) -> None:
     assert (natural.ours, natural.low, natural.high, natural.n) == (0.75, expected.low, expected.high, 8)
     assert natural.published == 0.8334 and natural.difference == pytest.approx(0.75 - 0.8334)
     assert natural.within_interval and not natural.same_images
-    worst = table[table.quantity == "worst-case"].iloc[0]
+    worst = table[table.quantity == "best-known"].iloc[0]
     assert (worst.ours, worst.published) == (1 / 8, 0.4321) and worst.difference == pytest.approx(0.125 - 0.4321)
     assert worst.within_interval == (proportion(1, 8).low <= 0.4321 <= proportion(1, 8).high)
 
 
-def test_the_best_known_attack_stands_beside_our_worst_case(tmp_path) -> None:
+def test_the_best_known_attack_stands_beside_our_best_known_figure(tmp_path) -> None:
     table = compare(boards_of(tmp_path, {"mean": card("mean", "Amini2024MeanSparse_S-WRN-94-16")}))
-    assert table.set_index("quantity").published["worst-case"] == 0.7310
+    assert table.set_index("quantity").published["best-known"] == 0.7310
 
 
 def test_another_eps_is_never_compared(tmp_path) -> None:
@@ -277,7 +277,7 @@ def test_the_command(tmp_path, capsys) -> None:
     assert empty.split() == ["later", "Engstrom2019Robustness", "cifar10", "Linf", "8/255", "natural", "87.03", "8"]
     assert lines[-1].startswith("Published: RobustBench")
     assert cli.main(["compare", "--results", str(tmp_path / "r"), "--format", "json"]) == 0
-    assert {item["quantity"] for item in json.loads(capsys.readouterr().out)} == {"natural", "autoattack", "worst-case"}
+    assert {item["quantity"] for item in json.loads(capsys.readouterr().out)} == {"natural", "autoattack", "best-known"}
     out = tmp_path / "beside.csv"
     assert cli.main(["compare", "--results", str(tmp_path / "r"), "--format", "csv", "--output", str(out)]) == 0
     assert out.read_text().splitlines()[0] == ",".join(COLUMNS)

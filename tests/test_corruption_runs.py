@@ -5,15 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from file_server import FileServer
 from test_datasets_corrupted import base, official  # noqa: F401  (fixtures)
 from test_run import HONEST, outcomes, records, submission
 
 from harness import arguments, datasets, run, suites
 from harness.corrupting import choose
 from harness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, IMPLEMENTATION, SEVERITIES, corrupt
+from harness.datasets.archive import ARCHIVES
 from harness.datasets.corrupted import SOURCES
 from harness.errors import UserError
 from harness.outcome import Settings
+from harness.progress import download_progress
 from harness.records import Status
 
 CELLS = [f"{name}-{level}@cifar10-sample-c-generated" for name in CORRUPTIONS for level in SEVERITIES]
@@ -204,6 +207,32 @@ def test_without_the_archive_the_ways_to_go_on_are_told(tmp_path, base, official
     assert "--corruptions official downloads CIFAR-10-C" in note
     with pytest.raises(UserError, match=r"cifar10-c: expected .* or a download, got .*efused"):
         run.prepare(replace(asked, corruptions="official"))
+
+
+def test_the_archive_is_downloaded_when_it_is_asked_for(tmp_path, base, official, monkeypatch):  # noqa: F811
+    asked = cifar10(tmp_path, base, monkeypatch)
+    said = []
+    with FileServer({"CIFAR-10-C.tar": official[0]}) as server:
+        made = replace(official[2], source=replace(official[2].source, url=server.url("CIFAR-10-C.tar")))
+        monkeypatch.setitem(ARCHIVES, "cifar10", made)
+        told = download_progress(said.append)
+        prepared = run.prepare(replace(asked, suite="standard", corruptions="official", progress=told))
+    assert prepared.corrupted.official and (tmp_path / "data" / "CIFAR-10-C" / "fog.npy").is_file()
+    megabytes = f"{len(official[0]) / 1e6:,.0f}"
+    assert said[-1] == f"download: {megabytes} of {megabytes} MB, 100 %"
+
+
+def test_a_download_is_told_by_the_hundredth():
+    said = []
+    told = download_progress(said.append)
+    for here in range(0, 1001):
+        told(here * 10**6, 10**9)
+    assert len(said) == 101 and said[50] == "download: 500 of 1,000 MB, 50 %"
+    said.clear()
+    told = download_progress(said.append)
+    for here in range(4):
+        told(here << 26, 0)
+    assert said[1:] == ["download: 67 MB", "download: 134 MB", "download: 201 MB"]
 
 
 def test_a_damaged_archive_does_not_take_the_standard_suite_down(tmp_path, base, official, monkeypatch):  # noqa: F811
