@@ -141,16 +141,18 @@ def test_the_same_command_again_does_nothing(finished, honest_root) -> None:
     assert {path: path.stat().st_mtime_ns for path in store.record_files(finished)} == before
 
 
-def test_batch_size_and_workers_change_nothing(finished, honest_root, tmp_path) -> None:
-    ours = ["--attack", "fgsm", "--attack", "pgd-20", "--attack", "deepfool"]
+@pytest.mark.parametrize(("batch_size", "workers"), [(7, 1), (1, 2)])
+def test_batch_size_and_workers_change_nothing(finished, honest_root, tmp_path, batch_size, workers) -> None:
+    """The other run had batches of 64 and a worker per core."""
+    ours = [part for name in ("fgsm", "pgd-20", "deepfool", "square-500") for part in ("--attack", name)]
     done = harness(
         "run", "honest", "honest-too", "--submissions", str(honest_root), "--results", str(tmp_path), *ours,
-        "--batch-size", "7", "--workers", "1",
+        "--batch-size", str(batch_size), "--workers", str(workers),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     reference = outcomes(finished)
     small = outcomes(tmp_path)
-    assert len(small) == 8
+    assert len(small) == 14
     assert small == {key: reference[key] for key in small}
 
 
