@@ -65,9 +65,7 @@ Images = tuple[Dataset, Corrupted | None]
 """The images of a run, and their corrupted versions where a task asks for them."""
 
 
-def run_job(
-    job: Job, holder: Holder, images: Images, root: Path, tell: Callable[[Speed], None] | None = None
-) -> Reply:
+def run_job(job: Job, holder: Holder, images: Images, root: Path, tell: Callable[[Speed], None] | None = None) -> Reply:
     """Run one shard and save its record below ``root``; batches are halved while memory runs out.
 
     ``tell`` gets the speed of the submission before the shard is run. ``ResultsError`` when the disk refuses.
