@@ -54,7 +54,7 @@ class InProcess:
         return Asked(self.local.variant(**spec), len(self.local._forms._made) - 1)
 
     @contextmanager
-    def another(self):
+    def another(self, *, optimise=True):
         yield Fresh(self._make)
 
 

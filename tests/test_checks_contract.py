@@ -117,6 +117,8 @@ CASES = [
     ("C3", {"c3-callers/modes/grad": {"difference": 1e-5, "mismatches": 0}}, "protocol/pass"),
     ("C3", {"c3-callers/modes/grad": {"difference": 1.1e-5, "mismatches": 0}}, "protocol/warn"),
     ("C3", {"c3-callers/replay": {"difference": 1.1e-3, "mismatches": 0}}, "protocol/fail"),
+    ("C3", {"c3-callers/fresh": {"difference": 9e-4, "mismatches": 0}}, "protocol/pass"),
+    ("C3", {"c3-callers/fresh": {"difference": 1.1e-3, "mismatches": 0}}, "protocol/fail"),
     ("C3", {"c3-callers/fresh": {"difference": 0.0, "mismatches": 1}}, "protocol/fail"),
     ("C3", {"c3-callers/fresh": {"difference": None, "mismatches": 0}}, "protocol/fail"),
     ("C3", {"c3-callers/fresh": {"difference": 9e-3, "mismatches": 0}, "c1-output/half": True}, "protocol/pass"),

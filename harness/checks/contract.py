@@ -130,6 +130,11 @@ def judge_callers(case: Case, limits: Thresholds) -> list[Finding]:
         why = "Not applicable: the network is stochastic (C2), so no two answers can be compared."
         return [Finding("C3", title, "protocol", "not-applicable", evidence=why)]
     ways = dict(numbers["modes"]) | {name: numbers[name] for name in ("replay", "again", "fresh") if name in numbers}
+    fresh = ways.get("fresh", {"error": ""})
+    same = "error" not in fresh and not fresh["mismatches"]
+    if same and number(fresh["difference"]) <= limits("C3", "difference_fail"):
+        # There the network runs as its author wrote it: what folding and layouts round is no other answer.
+        ways["fresh"] = {**fresh, "difference": 0.0}
     return [_worst_way("C3", title, ways, _ASKED, limits, case)]
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -147,9 +148,12 @@ class ModelWorker:
         self._classes.clear()
         self._made.clear()
 
-    def another(self) -> "ModelWorker":
-        """A handle on a second process of the same submission, asked in the same way; not started yet."""
-        return ModelWorker(self._spec, self._options)
+    def another(self, *, optimise: bool = True) -> "ModelWorker":
+        """A handle on a second process of the same submission; not started yet.
+
+        Without ``optimise`` its network is asked nothing before the first question.
+        """
+        return ModelWorker(self._spec, replace(self._options, optimise=optimise and self._options.optimise))
 
     def variant(self, **spec: object) -> int:
         """Another form of the network, as a number for ``forward`` and ``jvp``; see ``harness.worker.variants``.
