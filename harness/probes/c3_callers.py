@@ -24,7 +24,8 @@ def measure(
     ``modes``: contexts inside the network's process, against a pass without gradients, and ``attack``: the pass that
     gradients are asked of. ``replay``: a random sample of the queries of a short attack (margin, ``steps`` steps),
     asked again afterwards in another order and batch; ``fresh``: the same and the images in a second process that
-    never saw anything else, not even what a network is asked while it is made faster. ``queries`` and ``nonfinite`` count what the attack asked and got.
+    never saw anything else, not even what a network is asked while it is made faster. ``queries`` and ``nonfinite``
+    count what the attack asked and got.
     """
     x = subject.x[subject.pick(torch.ones(len(subject.x), dtype=torch.bool), examples)]
     reference = ask(subject.model, x, subject.batch_size)

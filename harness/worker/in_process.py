@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -66,9 +67,9 @@ class LocalWorker(ModelWorker):
         self._answerer = self._thread = None
         super().close()
 
-    def another(self) -> "LocalWorker":
+    def another(self, *, optimise: bool = True) -> "LocalWorker":
         """A handle on a second copy of the same network."""
-        return LocalWorker(self._build, self._options)
+        return LocalWorker(self._build, replace(self._options, optimise=optimise and self._options.optimise))
 
     def _memory(self, which: str) -> int:
         raise WorkerError("contract", "memory is measured only of a network in a process of its own")
