@@ -141,7 +141,7 @@ def validate(
 
 @app.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--suite", default="quick", show_default=True, help="quick, standard, corruptions, or a TOML file ...")
+@click.option("--suite", default="quick", show_default=True, help="quick, standard, corruptions ..., or a TOML file.")
 @click.option(
     "--dataset", default="cifar10-sample", show_default=True,
     help="cifar10, cifar100, cifar10-sample, cifar100-sample, mnist, svhn or npz:FILE.",
