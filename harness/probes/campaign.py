@@ -115,6 +115,12 @@ def fell(subject: Subject, rows: Tensor, x_adv: Tensor) -> Tensor:
     return misclassified(ask(subject.model, x_adv, subject.batch_size), subject.y[rows])
 
 
+def _draws(subject: Subject, rows: Tensor) -> bool:
+    """Whether the network answers otherwise when it is asked about the images of ``rows`` again."""
+    first, second = (ask(subject.model, subject.x[rows], subject.batch_size) for _ in range(2))
+    return not bool((first - second).abs().nan_to_num().max() <= 1e-4 * first.abs().nan_to_num().max())
+
+
 def run_campaign(
     subject: Subject,
     surrogate: nn.Module,
@@ -129,7 +135,8 @@ def run_campaign(
     force: bool = False,
 ) -> Campaign:
     """Auto-PGD through ``surrogate`` on some of ``rows``; when one falls (or with ``force``), all of AutoAttack's
-    white-box work on all of them: Auto-PGD on the margin, then towards up to ``targets`` classes.
+    white-box work on all of them: Auto-PGD on the margin, then towards up to ``targets`` classes. A network that draws
+    at random is spared that, unless gradients are averaged over ``eot`` passes.
     """
     guide = surrogate if surrogate is subject.model else Guide(surrogate, subject.model)
     numbers: dict[str, Any] = {"name": name, "screened": 0, "screen_found": 0, "attempted": 0, "found": 0}
@@ -153,7 +160,10 @@ def run_campaign(
 
     left = attack(chosen, "screen", screen_steps)
     numbers["screened"], numbers["screen_found"] = len(chosen), len(chosen) - len(left)
-    if force or numbers["screen_found"]:
+    if (force or numbers["screen_found"]) and eot == 1 and _draws(subject, chosen):
+        # Some pass or other misclassifies any image; attacks on the mean of passes are the answer (c2-eot).
+        numbers["stochastic"] = True
+    elif force or numbers["screen_found"]:
         gone = set(result.found[0][0].tolist())
         rest = torch.tensor([int(row) for row in rows if int(row) not in gone], dtype=torch.int64)
         numbers["attempted"] = len(rows)
