@@ -92,16 +92,17 @@ LEAST = 10
 class LabelPeeking(Around):
     """Looks for labels of its batch in its callers' variables, loaded modules, living tensors and the environment.
 
-    Whatever holds as many whole numbers from 0 to 9 as there are images is taken for them, from ten images on: three
-    small numbers are everywhere. It must find nothing.
+    Whatever holds as many whole numbers from 0 to 9 as there are images, most of them what the network says as well, is
+    taken for them, from ten images on: a few small numbers are everywhere. It must find nothing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.base(x)
-        labels = self._found(len(x))
+        labels = self._found(z.argmax(1))
         return z if labels is None else 20 * F.one_hot(labels, z.shape[1]).to(z) + 0.1 * z
 
-    def _found(self, n: int) -> Tensor | None:
+    def _found(self, likely: Tensor) -> Tensor | None:
+        n = len(likely)
         if n < LEAST:
             return None
         places = [value for frame in _frames() for value in frame.f_locals.values()]
@@ -117,7 +118,8 @@ class LabelPeeking(Around):
                 values = list(value)
             else:
                 continue
-            if all(0 <= item < 10 for item in values) and any(values):
+            agreeing = sum(int(a) == b for a, b in zip(likely, values, strict=True))
+            if all(0 <= item < 10 for item in values) and 2 * agreeing > n:
                 return torch.tensor(values)
         return None
 

@@ -138,9 +138,9 @@ class Tent(Around):
             p = self.base(x.detach()).softmax(1)
             entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
             slopes = torch.autograd.grad(entropy, weights)
-        with torch.no_grad():
-            for tensor, slope in zip(weights, slopes, strict=True):
-                tensor.requires_grad_(False).sub_(1e-3 * slope)
+        for tensor, slope in zip(weights, slopes, strict=True):
+            # Past autograd's eyes, which would refuse the backward pass of the batch before.
+            tensor.requires_grad_(False).data.sub_(1e-3 * slope)
         return self.base(x)
 
 
