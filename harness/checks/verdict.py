@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.checks.case import Case, Column
-from harness.checks.rules import Weight, claiming, headline, points, weigh
+from harness.checks.rules import Weight, claiming, headline, points, strength, weigh
 from harness.checks.thresholds import Thresholds, load_thresholds
 from harness.metrics import Accuracy
 from harness.records import Finding
@@ -112,7 +112,8 @@ def _flag(case: Case, column: Column, findings: Sequence[Finding], limits: Thres
         sentence = f"{weight.count} of {case.n} examples it calls robust are broken: {_arrow(column.accuracy, weight)}."
     elif claims and (strong or len({item.check for item in weak}) >= limits("verdict", "weak_symptoms")):
         flag, sentence = "suspect", (strong or weak)[0].evidence
-    elif weight.word in {"note", "warn"} or (claims and weak) or noted:
+    elif weight.word in {"note", "warn"} or noted or (claims and weak and strength(column) != "strong"):
+        # One weak symptom is no word against a column that is the best of several losses and searches.
         flag = "note"
         sentence = [*weak, *noted][0].evidence if weak or noted else ""
         if weight.word in {"note", "warn"}:
@@ -146,7 +147,7 @@ def _word(
     if missing or top is None:
         return "unchecked", missing[0] if missing else "No attack has a complete record."
     notes = [f"{flag.key}: {flag.sentence}" for flag in flags if flag.flag != "true"]
-    notes += [f"{item.title}: {item.evidence}" for item in about]
+    notes += [f"{item.title}: {item.evidence}" for item in about if item.kind != "symptom" or not item.columns]
     if notes:
         return "verified-with-note", notes[0]
     if not claiming(case, limits, [top]):
