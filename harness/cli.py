@@ -188,6 +188,7 @@ def run(
     from harness import run as runs
     from harness.outcome import Settings
     from harness.progress import Progress, download_progress
+    from harness.telling import judgements, told
 
     device = resolve_device(device)
     workers = workers or (runs.default_workers() if device == "cpu" else 1)
@@ -218,6 +219,9 @@ def run(
         click.echo(f"\nstopped after {progress.finished} shards; {RESUME}", err=True)
         return 130
     click.echo(progress.table(results))
+    for name, threat, judgement in judgements(results, prepared.manifest):
+        if judgement is not None:
+            click.echo("\n".join(["", *told(f"{name} {threat}", judgement)]))
     failed = progress.failed
     for line in progress.failures():
         click.echo(f"failed: {line}", err=True)

@@ -309,6 +309,20 @@ def test_a_label_without_a_logit_is_an_error_record(honest_root, tmp_path) -> No
     assert "label 12 has no logit: the network returns 10 classes" in done.stderr
 
 
+def test_a_run_with_checks_ends_with_a_verdict_and_one_that_lacks_some_is_no_pass(honest_root, tmp_path) -> None:
+    suite = tmp_path / "few.toml"
+    suite.write_text(
+        "[[tasks]]\nname = 'clean'\nkind = 'clean'\n[[tasks]]\nname = 'fgsm'\nattack = 'fgsm'\n"
+        "[[tasks]]\nname = 'c1-output'\nkind = 'probe'\n"
+    )
+    done = harness(
+        "run", "honest", "--submissions", str(honest_root), "--results", str(tmp_path / "r"), "--suite", str(suite)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "honest Linf-8/255: UNCHECKED (" in done.stdout
+    assert "? C2     " in done.stdout and "claimed " in done.stdout
+
+
 def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:
     import shutil
 
