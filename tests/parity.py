@@ -16,7 +16,8 @@ from harness.plan import State, state, work_of
 from harness.records import Manifest, ThreatModel
 
 SUITE = Path(__file__).with_name("parity.toml")
-MEMBERS = {"apgd-ce-alone": "APGD-CE", "apgd-t-alone": "APGD-T", "fab-t-alone": "FAB-T", "square-alone": "Square"}
+MEMBERS = {"apgd-ce": "APGD-CE", "apgd-t-alone": "APGD-T", "fab-t-alone": "FAB-T", "square-alone": "Square"}
+"""Tasks in which a member attacks every correctly classified image; the first of a cascade always does."""
 CASCADE = "square"
 
 
