@@ -91,9 +91,10 @@ def _plain(values: Tensor) -> list[float | None]:
 def _bend(offsets: Tensor, curves: Tensor) -> Tensor:
     """Largest distance from the least squares line, over the range, of every column of ``curves`` (points, N)."""
     design = torch.stack([torch.ones_like(offsets), offsets], 1).double()
-    curves = curves.double()
+    known = curves.isfinite().all(0)
+    curves = torch.where(known, curves, 0.0).double()
     line = design @ torch.linalg.lstsq(design, curves).solution
-    span = curves.amax(0) - curves.amin(0)
+    span = torch.where(known, curves.amax(0) - curves.amin(0), 0.0)
     return torch.where(span > 0, (curves - line).abs().amax(0) / span.clamp_min(1e-30), torch.nan)
 
 
