@@ -49,6 +49,8 @@ HONEST = {AA: 100, PGD: 108, FGSM: 120}
         (made(HONEST), [finding("existence", "fail", AA), finding("symptom", "fail", AA)], "attack-invalid"),
         (made(HONEST), [finding("symptom", "fail", AA)], "suspect"),
         (made(HONEST), [finding("symptom", "fail", PGD)], "verified-with-note"),
+        (made({AA: 0, PGD: 0}), [finding("symptom", "fail", "clean")], "suspect"),
+        (made({AA: 0, PGD: 0}), [finding("symptom", "warn", "clean")], "verified-with-note"),
         (made(HONEST), [finding("symptom", "fail")], "suspect"),
         (made(HONEST), [finding("symptom", "warn")], "verified-with-note"),
         (made(HONEST), [finding("symptom", "warn", AA)], "verified"),

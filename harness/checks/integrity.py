@@ -61,11 +61,22 @@ def judge_memory(case: Case, limits: Thresholds) -> list[Finding]:
     verdict = words[name]
     evidence = texts[name] if verdict != "pass" else "Harmless changes of the images cost it nothing worth mentioning."
     threshold = limits.text("D1", f"{name}_{verdict}" if verdict != "pass" else "lsb_fail")
-    findings = [Finding("D1", title, "symptom", verdict, (), metrics, threshold, evidence)]
+    # What is known by heart makes the accuracy on the images themselves untrue, whatever attacks leave of it.
+    columns = ("clean",) if verdict != "pass" else ()
+    findings = [Finding("D1", title, "symptom", verdict, columns, metrics, threshold, evidence)]
     if numbers["tables"]:
         evidence = f"The network holds a table as long as the test set: {numbers['tables'][0]}."
         findings.append(
-            Finding("D1", title, "symptom", "warn", (), {"tables": float(len(numbers["tables"]))}, threshold, evidence)
+            Finding(
+                "D1",
+                title,
+                "symptom",
+                "warn",
+                ("clean",),
+                {"tables": float(len(numbers["tables"]))},
+                threshold,
+                evidence,
+            )
         )
     return findings
 

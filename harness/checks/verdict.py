@@ -147,7 +147,7 @@ def _word(
     if missing or top is None:
         return "unchecked", missing[0] if missing else "No attack has a complete record."
     notes = [f"{flag.key}: {flag.sentence}" for flag in flags if flag.flag != "true"]
-    notes += [f"{item.title}: {item.evidence}" for item in about if item.kind != "symptom" or not item.columns]
+    notes += [f"{item.title}: {item.evidence}" for item in about if item.kind != "symptom" or _whole(item)]
     if notes:
         return "verified-with-note", notes[0]
     if not claiming(case, limits, [top]):
@@ -169,15 +169,23 @@ def _grave(about: Sequence[Finding], limits: Thresholds) -> tuple[str, str] | No
     return None
 
 
+def _whole(finding: Finding) -> bool:
+    """Whether a symptom speaks of the network or its accuracy on the images, not of an attack's column."""
+    return not finding.columns or "clean" in finding.columns
+
+
 def _about(finding: Finding, top: Column | None, limits: Thresholds) -> bool:
     """Whether a finding that did not pass speaks about the row, by its headline column or as a whole.
 
-    Symptoms and existence count while that column claims something. Witnesses count in the flags of the columns.
+    Symptoms and existence count while that column claims something, those about the accuracy on the images always.
+    Witnesses count in the flags of the columns.
     """
     if finding.verdict not in {"warn", "fail"} or finding.kind in {"information", "witness"}:
         return False
     if finding.kind == "protocol":
         return finding.verdict == "fail" or not finding.columns or top is None or top.key in finding.columns
+    if "clean" in finding.columns:
+        return True
     if top is None or top.accuracy < limits("verdict", "claim"):
         return False
     return not finding.columns or top.key in finding.columns
