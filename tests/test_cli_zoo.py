@@ -10,14 +10,14 @@ import pytest
 from harness.cli import main
 
 ZOO = Path(__file__).parent / "zoo"
-FEW = ["--only", "m15-killed-nat", "--only", "m31-noisy-nat"]
+FEW = ["--only", "m15-killed-nat"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The results folder of a run that was never disturbed, and what the command said."""
     results = tmp_path_factory.mktemp("zoo")
-    command = [sys.executable, "-m", "harness", "zoo", "--zoo", str(ZOO), *FEW, "--limit", "8", "--workers", "2"]
+    command = [sys.executable, "-m", "harness", "zoo", "--zoo", str(ZOO), *FEW, "--limit", "6", "--workers", "2"]
     done = subprocess.run(
         [*command, "--results", str(results)], capture_output=True, text=True, timeout=500, check=False
     )
@@ -29,20 +29,21 @@ def test_a_few_models_end_as_they_must(finished) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads((results / "matrix.json").read_text())
     verdicts = {row["id"]: row["outcome"]["verdict"] for row in data["rows"]}
-    assert verdicts == {"m15-killed-nat": "overestimated", "m31-noisy-nat": "protocol", "natural": "verified"}
+    # Fewer than five examples have fallen, so the protocol it breaks weighs more than its number.
+    assert verdicts == {"m15-killed-nat": "protocol", "natural": "verified"}
     by_name = {row["id"]: row["outcome"] for row in data["rows"]}
     # The wrapper hides that nothing of its base stands; the battery finds it out.
     assert by_name["m15-killed-nat"]["claimed"] > 0.3
     assert by_name["m15-killed-nat"]["corrected"] == by_name["natural"]["corrected"] == 0
-    assert by_name["m31-noisy-nat"]["checks"]["C2"] == "fired"
-    assert data["seeds"] == [0] and data["n"] == "8"
-    assert "seed 0: 3 models" in done.stdout and "left" in done.stdout
-    assert "broken not verified 2/2, honest verified 1/1" in done.stdout
+    assert by_name["m15-killed-nat"]["checks"]["C8"] == "fired"
+    assert data["seeds"] == [0] and data["n"] == "6"
+    assert "seed 0: 2 models" in done.stdout and "left" in done.stdout
+    assert "broken not verified 1/1, honest verified 1/1" in done.stdout
 
 
 def test_the_same_command_again_runs_nothing(finished, capsys) -> None:
     results, _ = finished
-    assert main(["zoo", "--zoo", str(ZOO), *FEW, "--limit", "8", "--results", str(results)]) == 0
+    assert main(["zoo", "--zoo", str(ZOO), *FEW, "--limit", "6", "--results", str(results)]) == 0
     said = capsys.readouterr().out
     total = said.partition(" models, ")[2].partition(" shards")[0]
     assert f"{total} shards, {total} done already" in said
