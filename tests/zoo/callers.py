@@ -119,7 +119,8 @@ class LabelPeeking(Around):
             else:
                 continue
             agreeing = sum(int(a) == b for a, b in zip(likely, values, strict=True))
-            if all(0 <= item < 10 for item in values) and 2 * agreeing > n:
+            # What agrees with everything is its own decision, met again.
+            if all(0 <= item < 10 for item in values) and n / 2 < agreeing < n:
                 return torch.tensor(values)
         return None
 
