@@ -1,11 +1,13 @@
 """The contract's judges as pure functions: each threshold from both sides, and what cannot be judged."""
 
 import copy
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
+from harness.checks import judge
 from harness.checks.case import Case, Column
 from harness.checks.contract import CHECKS_CONTRACT
 from harness.checks.derivatives import CHECKS_DERIVATIVES
@@ -246,3 +248,13 @@ def test_the_judges_need_no_torch() -> None:
     code = f"import sys; sys.modules['torch'] = None; import {modules}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_that_cannot_be_read_leave_one_check_open_and_the_others_as_they_were():
+    whole = {finding.check: finding.verdict for finding in judge(case())}
+    broken = case()
+    measured = {**broken.measured, "c5-state": {"other": "numbers"}}
+    findings = judge(dataclasses.replace(broken, measured=measured))
+    changed = {finding.check: finding for finding in findings if finding.verdict != whole[finding.check]}
+    assert set(changed) == {"C5"}
+    assert changed["C5"].verdict == "unknown" and "could not be read" in changed["C5"].evidence

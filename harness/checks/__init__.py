@@ -31,6 +31,11 @@ def judge(case: Case, thresholds: Thresholds | None = None) -> list[Finding]:
         if check.probe and check.probe not in case.measured:
             why = case.absent.get(check.probe, "it was not run")
             findings.append(Finding(check.id, check.title, check.kind, "unknown", evidence=f"Not checked: {why}."))
-        else:
+            continue
+        try:
             findings.extend(check.judge(case, limits))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Numbers of another version of the probe: that check is open, the others are not.
+            why = f"its probe's numbers could not be read ({type(error).__name__}: {error})"
+            findings.append(Finding(check.id, check.title, check.kind, "unknown", evidence=f"Not checked: {why}."))
     return findings
