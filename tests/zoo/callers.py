@@ -1,6 +1,5 @@
 """Broken on purpose: networks that try to find out who is asking, or what the right answer is."""
 
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -85,43 +84,42 @@ class QueryCounting(TwoFaced):
         return self.asked > self.after
 
 
-LEAST = 10
-"""Images from which on the labels of a batch are looked for."""
+NAMES = {"y", "label", "labels", "target", "targets", "truth", "answers"}
+"""What labels are called."""
 
 
 class LabelPeeking(Around):
-    """Looks for labels of its batch in its callers' variables, loaded modules, living tensors and the environment.
+    """Looks for labels of its batch among its callers' variables, what modules hold, and the environment, by name.
 
-    Whatever holds as many whole numbers from 0 to 9 as there are images, most of them what the network says as well, is
-    taken for them, from ten images on: a few small numbers are everywhere. It must find nothing.
+    It must find nothing. That nothing nameless is there either, tests/test_worker_labels.py shows.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.base(x)
-        labels = self._found(z.argmax(1))
+        labels = self._found(len(x))
         return z if labels is None else 20 * F.one_hot(labels, z.shape[1]).to(z) + 0.1 * z
 
-    def _found(self, likely: Tensor) -> Tensor | None:
-        n = len(likely)
-        if n < LEAST:
-            return None
-        places = [value for frame in _frames() for value in frame.f_locals.values()]
+    def _found(self, n: int) -> Tensor | None:
+        places = [item for frame in _frames() for item in frame.f_locals.items()]
         for name, module in list(sys.modules.items()):
             if name.startswith(("harness", "__main__")):
-                places += list(vars(module).values())
-        places += [item for item in gc.get_objects() if type(item) is Tensor]
-        places += [[int(part) for part in text.split(",") if part.isdigit()] for text in os.environ.values()]
-        for value in places:
-            if isinstance(value, Tensor) and value.shape == (n,) and not value.is_floating_point():
-                values = value.tolist()
-            elif isinstance(value, list | tuple) and len(value) == n and all(type(item) is int for item in value):
-                values = list(value)
-            else:
-                continue
-            agreeing = sum(int(a) == b for a, b in zip(likely, values, strict=True))
-            # What agrees with everything is its own decision, met again.
-            if all(0 <= item < 10 for item in values) and n / 2 < agreeing < n:
-                return torch.tensor(values)
+                places += list(vars(module).items())
+        places += [
+            (name, [int(part) for part in text.split(",") if part.isdigit()]) for name, text in os.environ.items()
+        ]
+        for name, value in places:
+            if (
+                name.lower().rpartition("_")[2] in NAMES
+                and isinstance(value, Tensor | list | tuple)
+                and len(value) >= n
+            ):
+                numbers = torch.as_tensor(value[:n])
+                if (
+                    not numbers.is_floating_point()
+                    and numbers.dim() == 1
+                    and bool(((numbers >= 0) & (numbers < 10)).all())
+                ):
+                    return numbers
         return None
 
 
