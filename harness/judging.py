@@ -12,6 +12,9 @@ from harness.checks import Case, Column, Thresholds, judge, load_thresholds
 from harness.checks.verdict import Verdict, decide
 from harness.records import Candidate, Finding, Manifest, Record, Task, ThreatModel
 
+CURVE = "budget"
+"""An attack whose answer is a curve over many budgets: what it broke counts, what it left standing claims nothing."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -43,6 +46,19 @@ def _complete(root: Path, manifest: Manifest, candidate: Candidate, task: Task) 
     return found, "" if found else "it was not run"
 
 
+def _cascade_columns(
+    cascades: Mapping[str, Sequence[tuple[Task, list[Record]]]], threat: ThreatModel
+) -> dict[str, Column]:
+    """One column for every cascade whose members are all there: what is robust after the last of them."""
+    found: dict[str, Column] = {}
+    for name, members in cascades.items():
+        if all(records for _, records in members):
+            rows = [row for record in members[-1][1] for row in record.examples]
+            key = f"{name}@{threat}"
+            found[key] = Column(key, name, tuple(row.robust for row in rows))
+    return found
+
+
 def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: ThreatModel) -> Case | None:
     """Read the records of ``candidate`` below ``root``; None while its clean predictions are not all there."""
     columns: dict[str, Column] = {}
@@ -67,15 +83,13 @@ def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: Thre
                 absent[task.name] = why
         elif task.cascade:
             cascades.setdefault(task.cascade, []).append((task, records))
+        elif task.attack == CURVE and rows:
+            witnessed[task.attack] = tuple(row.correct and not row.robust for row in rows)
         elif records:
             columns[task.key] = Column(task.key, task.attack, tuple(row.robust for row in rows))
     if not correct:
         return None
-    for name, members in cascades.items():
-        if all(records for _, records in members):
-            rows = [row for record in members[-1][1] for row in record.examples]
-            key = f"{name}@{threat}"
-            columns[key] = Column(key, name, tuple(row.robust for row in rows))
+    columns |= _cascade_columns(cascades, threat)
     return Case(
         n=len(correct),
         classes=manifest.classes,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.checks.verdict import ColumnFlag
-from harness.judging import Judgement
+from harness.judging import CURVE, Judgement
 from harness.metrics import Accuracy, proportion
 from harness.records import Task, ThreatModel
 from leaderboard.cells import Cell, not_asked, number
@@ -22,9 +22,11 @@ FAMILIES = ("fgsm", "pgd", "deepfool")
 
 
 def attacks_of(entry: Entry, threat: ThreatModel) -> dict[str, Evidence]:
-    """The attacks of an entry under one threat model, by task key; probes are no attacks."""
+    """The attacks of an entry under one threat model, by task key; probes are no attacks, nor is a budget curve."""
     return {
-        key: item for key, item in entry.evidence.items() if item.task.kind == "attack" and item.task.threat == threat
+        key: item
+        for key, item in entry.evidence.items()
+        if item.task.kind == "attack" and item.task.threat == threat and item.task.attack != CURVE
     }
 
 

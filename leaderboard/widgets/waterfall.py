@@ -41,7 +41,7 @@ def _stages(row: Row, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 def _checks_of(probe: str) -> str:
     """``A8 Transfer``: the check that reads a probe, for a label."""
     found = [CHECKS.get(name) for name in CHECKS.names() if CHECKS.get(name).probe == probe]
-    return f"{found[0].id} {found[0].title}" if found else probe
+    return f"{found[0].id} {found[0].title}" if found else f"{probe} curve"
 
 
 def correction(judgement: Judgement) -> list[dict[str, Any]]:
