@@ -2,15 +2,19 @@
 
 import base64
 import dataclasses
+import math
 import re
+from types import SimpleNamespace
 
 import pytest
 from leaderboard_judged import MEASURED, entry_of, judged, with_judgements
 from leaderboard_results import CLEAN, LINF, PGD, Folder, bits
 
+from harness.records import Task, ThreatModel
 from leaderboard import page, tables
 from leaderboard.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, decades, label, ticks, usable
-from leaderboard.widgets.curves import build, continuity, pictures
+from leaderboard.widgets import curves
+from leaderboard.widgets.curves import build, continuity, pictures, whole_curve
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\x00" * 40).decode()
 
@@ -142,3 +146,16 @@ def test_the_page_draws_what_the_probes_measured(board, tmp_path) -> None:
 def test_strange_numbers_draw_nothing_and_break_nothing(board, numbers) -> None:
     entry = judged(board.rows[0].entry, LINF, measured=numbers)
     assert build(board, dataclasses.replace(board.rows[0], entry=entry)) is None
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("Linf", [(0.5, 75.0), (1.0, 50.0), (4.0, 25.0)]), ("L1", [])])
+def test_a_curve_over_all_images_counts_who_stands_at_each_budget(norm, expected) -> None:
+    threat = ThreatModel(norm, "0.1")
+    task = Task("budget", "attack", "budget", {"fractions": [0.5, 1.0, 4.0, 16.0]}, threat, "rampart-budget-1")
+    found = SimpleNamespace(
+        correct=(True, True, True, True, False), linf=(0.05, 0.1, 0.3, math.inf, 0.0), l2=(0.0,) * 5
+    )
+    entry = SimpleNamespace(evidence={task.key: SimpleNamespace(task=task, outcomes=found)})
+    assert whole_curve(SimpleNamespace(entry=entry, threat=threat)) == expected
+    view = curves.budget(SimpleNamespace(entry=entry, threat=threat), {"a2-budget": {"accuracy": {"1": 0.9}}})
+    assert ("Auto-PGD leaves 75 % at 0.5 ε" in view["says"]) == bool(expected)

@@ -12,6 +12,8 @@ from leaderboard.shown import significant
 from leaderboard.widgets.base import Widget
 
 PNG = b"\x89PNG\r\n\x1a\n"
+WIDEST = 4.0
+"""Largest budget of the chart, in units of the headline's: what happens below it is what a reader looks for."""
 PICTURES = 8
 """Pictures shown, at most."""
 PICTURE_BYTES = 64 * 1024
@@ -38,7 +40,7 @@ def _curve(numbers: object, scale: float) -> list[Point]:
     return sorted(found)
 
 
-def _whole_curve(row: Row) -> list[Point]:
+def whole_curve(row: Row) -> list[Point]:
     """Share of the rightly classified images, in percent, that stand at each budget of the run's curve; empty for none.
 
     Counted over all images from the distance of what the attack returned; records hold no distance in L1.
@@ -57,29 +59,34 @@ def _whole_curve(row: Row) -> list[Point]:
     return [
         (part, 100 * sum(distance > part * row.threat.value * (1 + 1e-4) for distance in right) / len(right))
         for part in map(float, item.task.params.get("fractions", ()))
+        if part <= WIDEST
     ]
 
 
 def budget(row: Row, measured: Mapping[str, Numbers]) -> dict[str, Any] | None:
-    """Accuracy against the budget: the run's curve over all images, PGD at multiples of it, and FGSM at fractions."""
-    whole = _whole_curve(row)
-    pgd = _curve(measured.get("a2-budget", {}).get("accuracy"), 1)
+    """Accuracy against the budget: the run's curve over all images, or the probe's over some, and FGSM's below it."""
+    curve, probed = whole_curve(row), measured.get("a2-budget", {})
+    name, images = "Auto-PGD", "all"
+    if not curve:
+        curve, name, images = (
+            _curve(probed.get("accuracy"), 1),
+            "PGD on the margin",
+            str(probed.get("examples", "some")),
+        )
     fgsm = _curve(measured.get("a3-single-step", {}).get("accuracy"), 0.1)
     lines = [
-        Series(name, [(0.0, 100.0), *points], marks=True)
-        for name, points in (("Auto-PGD, every image", whole), ("PGD on the margin", pgd), ("FGSM", fgsm))
+        Series(label, [(0.0, 100.0), *points], marks=True)
+        for label, points in ((f"{name}, {images} images", curve), ("FGSM", fgsm))
         if points
     ]
-    tried = [measured.get(name, {}).get("examples") for name in ("a2-budget", "a3-single-step")]
-    images = " and ".join(dict.fromkeys(str(count) for count in tried if isinstance(count, int)))
-    told = ", ".join(f"{value:.0f} % at {at:g} ε" for at, value in pgd if value is not None)
+    told = ", ".join(f"{value:.0f} % at {at:g} ε" for at, value in curve if value is not None)
     return chart(
         "budget",
         "Accuracy against the budget",
         lines,
         x=f"budget, multiples of ε = {row.threat.eps} ({row.threat.norm})",
         y="still right, %",
-        says=f"Share of {images} rightly classified images that stay right as the budget grows. PGD leaves {told}."
+        says=f"Share of {images} rightly classified images that stay right as the budget grows. {name} leaves {told}."
         " On an honest network it falls to zero; FGSM that rises again is a mark of catastrophic overfitting.",
         y_limits=(0.0, 100.0),
         guides=[(1.0, "ε")],
