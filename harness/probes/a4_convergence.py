@@ -14,7 +14,7 @@ from harness.probes.subject import Measured, Subject
 
 
 def measure(
-    subject: Subject, *, examples: int = 48, steps: int = 100, restarts: int = 1, restart_steps: int = 20,
+    subject: Subject, *, examples: int = 48, steps: int = 80, restarts: int = 1, restart_steps: int = 20,
     escalate: int = 3, full_steps: int = FULL_STEPS,
 ) -> Measured:  # fmt: skip
     """PGD of ``steps`` from the image (steps of eps / 10), then ``restarts`` random ones, on examples called robust.
