@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,13 +17,6 @@ from harness.arguments import (
     resolve_device,
     submission_roots,
 )
-
-if TYPE_CHECKING:
-    from harness.judging import Judgement
-    from harness.records import Manifest
-
-MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   ", "not-applicable": "n/a "}
-"""How a finding's verdict is shown."""
 
 
 @click.command()
@@ -56,6 +48,7 @@ def check(
     from harness.errors import UserError
     from harness.outcome import Settings
     from harness.progress import Progress
+    from harness.telling import judgements, told
 
     device = resolve_device(device)
     workers = workers or (runs.default_workers() if device == "cpu" else 1)
@@ -79,45 +72,16 @@ def check(
             click.echo(f"\nstopped after {progress.finished} shards; run the same command again to go on", err=True)
             return 130
         failed = failed or progress.failed > 0
-    judgements, missing = _judged(results, prepared.manifest)
-    for name in missing:
-        click.echo(f"{name}: nothing to judge yet", err=True)
+    found = []
+    for name, threat, judgement in judgements(results, prepared.manifest):
+        if judgement is None:
+            click.echo(f"{name} {threat}: nothing to judge yet", err=True)
+            failed = True
+            continue
+        found.append({"submission": name, "threat_model": str(threat), **judgement.plain()})
+        failed = failed or judgement.verdict.word not in {"verified", "verified-with-note"}
+        if not as_json:
+            click.echo("\n".join(["", *told(f"{name} {threat}", judgement, verbose=verbose)]))
     if as_json:
-        click.echo(json.dumps([row | judgement.plain() for row, judgement in judgements], indent=1))
-    else:
-        for row, judgement in judgements:
-            _say(f"{row['submission']} {row['threat_model']}", judgement, verbose=verbose)
-    sound = all(judgement.verdict.word in {"verified", "verified-with-note"} for _, judgement in judgements)
-    return 1 if failed or missing or not sound else 0
-
-
-def _judged(results: Path, manifest: Manifest) -> tuple[list[tuple[dict[str, str], Judgement]], list[str]]:
-    """A judgement for every submission and threat model of a run, and the names of those without records."""
-    from harness.judging import judge_candidate, threats_of
-
-    found: list[tuple[dict[str, str], Judgement]] = []
-    missing: list[str] = []
-    for candidate in manifest.candidates:
-        for threat in threats_of(candidate):
-            judgement = judge_candidate(results, manifest, candidate, threat)
-            if judgement is None:
-                missing.append(f"{candidate.id} {threat}")
-            else:
-                found.append(({"submission": candidate.id, "threat_model": str(threat)}, judgement))
-    return found, missing
-
-
-def _say(name: str, judgement: Judgement, *, verbose: bool) -> None:
-    """The verdict, the corrected number, flagged columns and what the checks found."""
-    verdict = judgement.verdict
-    low, high = verdict.corrected.low, verdict.corrected.high
-    click.echo(f"\n{name}: {verdict.word.upper()} ({verdict.passed} of {verdict.total} checks)")
-    click.echo(f"  {verdict.sentence}")
-    claimed = f"{verdict.claimed:.1%} ({verdict.headline})" if verdict.claimed is not None else "nothing"
-    click.echo(f"  claimed {claimed} -> corrected {verdict.corrected.value:.1%} [{low:.1%}, {high:.1%}]")
-    for flag in verdict.columns:
-        if flag.flag != "true":
-            click.echo(f"  {flag.key}: {flag.flag}: {flag.sentence}")
-    for item in judgement.findings:
-        if verbose or item.verdict not in {"pass", "not-applicable"}:
-            click.echo(f"    {MARKS[item.verdict]} {item.check:<6} {item.title}: {item.evidence}")
+        click.echo(json.dumps(found, indent=1))
+    return 1 if failed else 0

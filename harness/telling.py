@@ -8,7 +8,8 @@ from pathlib import Path
 from harness.judging import Judgement, judge_candidate, threats_of
 from harness.records import Manifest, ThreatModel
 
-MARKS = {"pass": "+", "warn": "!", "fail": "x", "unknown": "?", "not-applicable": " "}
+MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   ", "not-applicable": "n/a "}
+"""How a finding's verdict is shown."""
 
 
 def judgements(results: Path, manifest: Manifest) -> Iterator[tuple[str, ThreatModel, Judgement | None]]:

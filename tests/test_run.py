@@ -320,7 +320,13 @@ def test_a_run_with_checks_ends_with_a_verdict_and_one_that_lacks_some_is_no_pas
     )
     assert done.returncode == 0, done.stderr
     assert "honest Linf-8/255: UNCHECKED (" in done.stdout
-    assert "? C2     " in done.stdout and "claimed " in done.stdout
+    assert "?    C2     " in done.stdout and "claimed " in done.stdout
+    again = harness(
+        "check", "honest", "--submissions", str(honest_root), "--results", str(tmp_path / "r"), "--suite", str(suite),
+        "--judge-only", "--verbose",
+    )  # fmt: skip
+    assert again.returncode == 1, "unchecked is no pass"
+    assert "ok   C1     " in again.stdout and "honest Linf-8/255: UNCHECKED (" in again.stdout
 
 
 def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:
