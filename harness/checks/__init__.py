@@ -36,6 +36,6 @@ def judge(case: Case, thresholds: Thresholds | None = None) -> list[Finding]:
             findings.extend(check.judge(case, limits))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Numbers of another version of the probe: that check is open, the others are not.
-            why = f"its probe's numbers could not be read ({type(error).__name__}: {error})"
+            why = f"its probe's numbers could not be read ({type(error).__name__}: {error}); run the battery again"
             findings.append(Finding(check.id, check.title, check.kind, "unknown", evidence=f"Not checked: {why}."))
     return findings
