@@ -198,7 +198,7 @@ def test_nothing_is_found_against_the_honest_base(truth) -> None:
     subject = make_subject(BASE, X, Y, eps=EPS, columns={"autoattack@Linf-0.03": truth})
     assert torch.equal(battery(subject, *PROBES), truth)
     numbers = subject.measured
-    assert numbers["a10-binarisation"]["found"] == numbers["a10-binarisation"]["attacked"] > 10
+    assert numbers["a10-binarisation"]["found"] == numbers["a10-binarisation"]["attacked"] >= 8
     assert numbers["a1-unbounded"]["left"] == 0
     assert numbers["a2-budget"]["violations"] == 0
     assert numbers["g5-multiscale"]["beta"]["eps/16"] == pytest.approx(1, abs=0.05)
@@ -220,7 +220,7 @@ def test_broken_gradients_show_in_existence_tests(rule) -> None:
 def test_a10_fails_where_the_features_give_no_gradient() -> None:
     subject = claimed(Wrapped("killer").eval())
     numbers = a10_binarisation.PROBE.run(subject).numbers
-    assert numbers["attacked"] > 10
+    assert numbers["attacked"] >= 8
     assert numbers["found"] == 0
 
 
@@ -328,7 +328,7 @@ def test_the_landscape_of_a_line_is_straight_and_its_directions_are_orthogonal()
     numbers = i2_landscape.PROBE.run(subject).numbers
     middle = numbers["profile"]["adversarial"]["median"]
     assert middle == sorted(middle)
-    assert len(numbers["surfaces"]) == 4
+    assert len(numbers["surfaces"]) == 3
     assert [len(numbers["surfaces"][0]["loss"]), len(numbers["surfaces"][0]["loss"][0])] == [11, 11]
     # At the centre of the grid is the loss at the image itself.
     position = numbers["surfaces"][0]["position"]
