@@ -99,14 +99,14 @@ def _budgets(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
 
 
 def _linearised(_params: Mapping[str, Any], classes: int) -> tuple[float, float]:
-    # Most images are across after three or four steps, each with a gradient for every other class.
-    return 4.0, 4.0 * min(9, classes - 1)
+    # Most images are across after three or four steps: a gradient for every other class first, about one in each later.
+    return 5.0, min(9, classes - 1) + 3.0
 
 
 for _attack in (
     Attack("fgsm", fgsm, "rampart-fgsm-1", FGSM_NORMS),
     Attack("pgd", pgd, "rampart-pgd-1", PGD_NORMS, passes=_steps),
-    Attack("deepfool", deepfool, "rampart-deepfool-1", DEEPFOOL_NORMS, minimum_norm=True, passes=_linearised),
+    Attack("deepfool", deepfool, "rampart-deepfool-2", DEEPFOOL_NORMS, minimum_norm=True, passes=_linearised),
     Attack("budget", budget, "rampart-budget-1", APGD_NORMS, minimum_norm=True, passes=_budgets),
     Attack("apgd-ce", apgd_ce, "rampart-apgd-1", APGD_NORMS, passes=_steps),
     Attack("apgd-dlr", apgd_dlr, "rampart-apgd-1", APGD_NORMS, passes=_steps),

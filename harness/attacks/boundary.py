@@ -6,12 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.asking import batches, reveal
+from harness.attacks.asking import ask_gradient, batches, reveal
 from harness.attacks.geometry import finite
-from harness.attacks.losses import input_gradient
+from harness.attacks.losses import difference, input_gradient
 
 _DUAL = {"L2": 2.0, "Linf": 1.0, "L1": math.inf}
 """Order of the norm that measures gradients when perturbations are measured in the key's norm."""
+_STEEPER = 2.0
+"""How much steeper than a step before the lead of another class may have become before it is overlooked."""
 
 
 class Boundary(NamedTuple):
@@ -37,15 +39,16 @@ def nearest_boundary(
     batch_size: int | None,
     *,
     wanted: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Boundary:
     """Linearise the boundaries between ``y`` (N,) and ``others`` (int64 (N, M)) at ``x`` and take the nearest.
 
     One forward pass and M backward passes. ``wanted`` (bool (N,)) spares the others theirs; by default the points that
-    are misclassified are spared. What stands in the place of a spared point counts as nothing seen.
+    are misclassified are spared. What stands in the place of a spared point counts as nothing seen. ``slopes``
+    (N, M), where given, is filled with the dual norm of the gradient of each lead; ``nearest_again`` makes use of it.
     """
-    nearest, lead = x.new_full((len(x),), math.inf), x.new_zeros(len(x))
-    gradient = torch.zeros_like(x)
-    fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    seen = _nothing(x)
+    nearest, lead, gradient, fooled = seen
     for part in batches(len(x), batch_size):
         leaf = x[part].detach().requires_grad_()
         with torch.enable_grad():
@@ -64,12 +67,76 @@ def nearest_boundary(
             if not bool(length.isfinite().all()):
                 slope = finite(slope)
                 length = torch.linalg.vector_norm(slope.flatten(1), ord=_DUAL[norm], dim=1)
+            if slopes is not None:
+                slopes[part, column] = length
             distance = gap.detach().abs() / length
             closer = (distance < nearest[part]) & looking
             nearest[part] = torch.where(closer, distance, nearest[part])
             lead[part] = torch.where(closer, gap.detach(), lead[part])
             gradient[part][closer] = slope[closer]
-    return Boundary(nearest, lead, gradient, fooled)
+    return seen
+
+
+def nearest_again(
+    model: nn.Module, x: Tensor, y: Tensor, others: Tensor, norm: str, batch_size: int | None, slopes: Tensor
+) -> Boundary:
+    """What ``nearest_boundary`` answers, a short way from where it was asked before, mostly with one backward pass.
+
+    ``slopes`` (N, M) holds the dual norms seen last, and is brought up to date. The leads that the forward pass shows,
+    over these norms, say which boundary is likely to be the nearest; it is linearised anew, and beside it only those
+    that would be nearer than it if their slope had grown by the factor ``_STEEPER``, or that had none.
+    """
+    seen = _nothing(x)
+    rows = torch.arange(len(x), device=x.device)
+    leads = x.new_zeros(others.shape)
+    guess = x.new_zeros(len(x), dtype=torch.int64)
+
+    def likeliest_lead(logits: Tensor, at: Tensor) -> Tensor:
+        gaps = logits.gather(1, others[at]) - logits.gather(1, y[at, None])
+        leads[at] = gaps.detach()
+        guess[at] = (leads[at].abs() / slopes[at]).nan_to_num(math.inf, math.inf).argmin(1)
+        return gaps.gather(1, guess[at, None]).squeeze(1)
+
+    logits, lead, gradient = ask_gradient(model, x, likeliest_lead, batch_size, leave=y)
+    seen.fooled.copy_(reveal(model, x, logits, y, batch_size))
+    _take(seen, slopes, rows, guess, lead, gradient, norm)
+    possible = (leads.abs() / (_STEEPER * slopes) < seen.distance[:, None]) | (slopes == 0)
+    possible[rows, guess] = False
+    rows, columns = (possible & ~seen.fooled[:, None]).nonzero(as_tuple=True)
+    if len(rows):
+
+        def this_lead(logits: Tensor, at: Tensor) -> Tensor:
+            return difference(logits, y[rows[at]], others[rows[at], columns[at]])
+
+        _, lead, gradient = ask_gradient(model, x[rows], this_lead, batch_size)
+        for column in range(others.shape[1]):
+            of = (columns == column).nonzero().squeeze(1)
+            _take(seen, slopes, rows[of], columns[of], lead[of], gradient[of], norm)
+    return seen
+
+
+def _nothing(x: Tensor) -> Boundary:
+    """What is known of the points ``x`` before any is looked at."""
+    return Boundary(
+        x.new_full((len(x),), math.inf),
+        x.new_zeros(len(x)),
+        torch.zeros_like(x),
+        torch.zeros(len(x), dtype=torch.bool, device=x.device),
+    )
+
+
+def _take(
+    seen: Boundary, slopes: Tensor, rows: Tensor, columns: Tensor, lead: Tensor, gradient: Tensor, norm: str
+) -> None:
+    """Enter one linearised boundary of each of ``rows`` (all different) that are not fooled, where it is nearer."""
+    keep = ~seen.fooled[rows]
+    rows, columns, lead, gradient = rows[keep], columns[keep], lead[keep], finite(gradient[keep])
+    length = torch.linalg.vector_norm(gradient.flatten(1), ord=_DUAL[norm], dim=1)
+    slopes[rows, columns] = length
+    distance = lead.abs() / length
+    closer = distance < seen.distance[rows]
+    at = rows[closer]
+    seen.distance[at], seen.lead[at], seen.gradient[at] = distance[closer], lead[closer], gradient[closer]
 
 
 def likeliest(logits: Tensor, y: Tensor, count: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.asking import ask, reveal
-from harness.attacks.boundary import likeliest, nearest_boundary
+from harness.attacks.boundary import likeliest, nearest_again, nearest_boundary
 from harness.attacks.geometry import ascent, per_image
 from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm
 from harness.attacks.randomness import ExampleGenerators
@@ -40,8 +40,9 @@ def deepfool(
     bounded: ``eps`` and ``generator`` are accepted and ignored; ``batch_size`` only cuts the questions to the model.
     Each step goes to the nearest of the linearised boundaries between ``y`` and the other ``candidates`` (a number
     that includes ``y``: the classes of highest logit at ``x``; by default 10, which is all of them for up to 10
-    classes). The sum of all steps, times 1 + ``overshoot``, is added to ``x`` and clipped to [0, 1]; the clipped image
-    is what the next forward tests.
+    classes); from the second step on, boundaries that were far away compared with the nearest are not linearised again
+    (``nearest_again``). The sum of all steps, times 1 + ``overshoot``, is added to ``x`` and clipped to [0, 1]; the
+    clipped image is what the next forward tests.
 
     Returns, in the shape and dtype of ``x``, the first misclassified iterate, and ``x`` itself where ``steps`` were
     not enough or where it is misclassified already. Raises ``UserError`` for arguments out of range.
@@ -63,13 +64,18 @@ def deepfool(
     rows = (~reveal(model, x, logits, y, batch_size)).nonzero().squeeze(1)
     others = likeliest(logits, y, (candidates or 10) - 1)
     point, total = x[rows], torch.zeros_like(x[rows])
+    slopes = x.new_zeros(others[rows].shape)
     for step in range(steps):
         if not len(rows):
             break
-        seen = nearest_boundary(model, point, y[rows], others[rows], norm, batch_size)
+        if step:
+            seen = nearest_again(model, point, y[rows], others[rows], norm, batch_size, slopes)
+        else:
+            seen = nearest_boundary(model, point, y[rows], others[rows], norm, batch_size, slopes=slopes)
         x_adv[rows[seen.fooled]] = point[seen.fooled]
         keep = ~seen.fooled & seen.distance.isfinite()
-        rows, total, distance, direction = rows[keep], total[keep], seen.distance[keep], seen.gradient[keep]
+        rows, total, slopes = rows[keep], total[keep], slopes[keep]
+        distance, direction = seen.distance[keep], seen.gradient[keep]
         length = (distance + _NUDGE if step else distance).clamp_max(_FAR)
         total.addcmul_(ascent(direction, norm), per_image(length, direction))
         point = x[rows].add_(total, alpha=1 + overshoot).clamp_(0, 1)
