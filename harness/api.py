@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from harness import metrics, plan, suites
 from harness.attacks import find_attack
-from harness.corrupting import choose
 from harness.datasets import Corrupted, Dataset
+from harness.engine.corrupting import choose
+from harness.engine.outcome import Settings
 from harness.errors import InputError
 from harness.executors.shard_process import Job, run_job
 from harness.judging import Judgement, judge_candidate, threats_of
 from harness.metrics import Accuracy
-from harness.outcome import Settings
 from harness.own import LocalHolder, check_images, check_model, dataset_of, device_of, isolated
 from harness.probes import PROBES
 from harness.records import Candidate, Manifest, Record, Status, Task, ThreatModel

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from harness.attacks import find_attack
 from harness.attacks.randomness import ExampleGenerators
+from harness.engine.inspection import classify, within
 from harness.errors import UserError
-from harness.inspection import classify, within
 from harness.models import ModelWorker, RemoteModel, WorkerOptions
 from harness.records import ThreatModel
 from harness.references import references

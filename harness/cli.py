@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from harness import __version__
-from harness.arguments import (
+from harness.commands.arguments import (
     DATA_DIR,
     DEVICE,
     MEMORY,
@@ -26,10 +26,10 @@ from harness.arguments import (
     resolve_device,
     submission_roots,
 )
-from harness.cli_bench import bench
-from harness.cli_check import check
-from harness.cli_import import import_
-from harness.cli_zoo import zoo
+from harness.commands.bench import bench
+from harness.commands.check import check
+from harness.commands.importing import import_
+from harness.commands.zoo import zoo
 from harness.errors import UserError
 from harness.records import ThreatModel
 
@@ -186,9 +186,9 @@ def run(
     again; failed ones are. Exit code: 0 all done, 1 something failed and the rest is done, 2 the command was wrong.
     """
     from harness import run as runs
-    from harness.outcome import Settings
-    from harness.progress import Progress, download_progress
-    from harness.telling import judgements, told
+    from harness.commands.progress import Progress, download_progress
+    from harness.commands.telling import judgements, told
+    from harness.engine.outcome import Settings
 
     device = resolve_device(device)
     workers = workers or (runs.default_workers() if device == "cpu" else 1)
@@ -239,8 +239,8 @@ def run(
 def status(results: Path, as_json: bool) -> int:
     """Show how far the runs have come."""
     from harness import store
+    from harness.commands.progress import duration
     from harness.plan import State
-    from harness.progress import duration
     from harness.run import standing
 
     manifests = store.read_manifests(results)

@@ -12,9 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from harness.errors import CardError, UserError
+from harness.hubs.robustbench import BOARDS, DATASETS, robustbench_names
 from harness.submission import CARD
 from harness.submission.sources import HOME
-from harness.zoo.robustbench import BOARDS, DATASETS, robustbench_names
 
 FIGURES = HOME / "leaderboard" / "robustbench.csv"
 """The published figures; found by path, since the harness does not import the leaderboard."""

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.datasets import Dataset
+from harness.engine.outcome import Settings
 from harness.errors import InputError
 from harness.executors.holder import Holder
 from harness.models import ModelWorker, WorkerOptions
-from harness.outcome import Settings
 from harness.worker.in_process import LocalWorker
 from harness.worker.optimise import describe_output
 from harness.worker.serve import state_hash

@@ -11,15 +11,15 @@ from typing import Any
 
 from harness import datasets, plan, store, suites
 from harness.attacks import Attack, find_attack
-from harness.corrupting import choose
 from harness.datasets import NPZ, Corrupted, Dataset
 from harness.datasets.download import Progress
+from harness.engine.corrupting import choose
+from harness.engine.outcome import Settings
 from harness.errors import UnknownNameError, UserError
 from harness.executors.holder import Speed
 from harness.executors.local import LocalExecutor
 from harness.executors.shard_process import Job, failed_record
 from harness.forecast import mean_seconds
-from harness.outcome import Settings
 from harness.plan import Work
 from harness.probes import PROBES
 from harness.records import Candidate, Failure, Manifest, Record, Shard, Task, ThreatModel

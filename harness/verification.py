@@ -12,8 +12,8 @@ from safetensors.torch import load as unpack
 
 from harness import datasets, plan, store
 from harness.datasets import Dataset
+from harness.engine.inspection import classify, distance, within
 from harness.errors import UnknownNameError, UserError
-from harness.inspection import classify, distance, within
 from harness.models import ModelWorker, WorkerError, WorkerOptions
 from harness.plan import State, Work
 from harness.records import Candidate, Manifest, Record, Status

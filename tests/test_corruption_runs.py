@@ -9,14 +9,15 @@ from file_server import FileServer
 from test_datasets_corrupted import base, official  # noqa: F401  (fixtures)
 from test_run import HONEST, outcomes, records, submission
 
-from harness import arguments, datasets, run, suites
-from harness.corrupting import choose
+from harness import datasets, run, suites
+from harness.commands import arguments
+from harness.commands.progress import download_progress
 from harness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, IMPLEMENTATION, SEVERITIES, corrupt
 from harness.datasets.archive import ARCHIVES
 from harness.datasets.corrupted import SOURCES
+from harness.engine.corrupting import choose
+from harness.engine.outcome import Settings
 from harness.errors import UserError
-from harness.outcome import Settings
-from harness.progress import download_progress
 from harness.records import Status
 
 CELLS = [f"{name}-{level}@cifar10-sample-c-generated" for name in CORRUPTIONS for level in SEVERITIES]

@@ -15,13 +15,13 @@ import harness.cli
 from harness import suites
 from harness.attacks import ATTACKS
 from harness.corruptions import LEVELS
+from harness.hubs.grammar import FORMS
 from harness.metrics import proportion
 from harness.records import Example
 from harness.store import adversarial_path, record_path
 from harness.submission import CARD
 from harness.submission.card import read_card
 from harness.tables import TASK_COLUMNS
-from harness.zoo.grammar import FORMS
 from leaderboard import cli as leaderboard_cli
 from leaderboard.validity import TITLES
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from harness.attacks import ATTACKS, Attack
-from harness.counting import Ledger
 from harness.datasets import Dataset
-from harness.engine import run_shard
+from harness.engine.counting import Ledger
+from harness.engine.outcome import Settings
+from harness.engine.shard import run_shard
 from harness.models import WorkerOptions
-from harness.outcome import Settings
 from harness.plan import Work
 from harness.records import Identity, Shard, Status, Task, ThreatModel
 from harness.worker.optimise import Network

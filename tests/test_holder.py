@@ -5,10 +5,10 @@ from typing import ClassVar
 import pytest
 import torch
 
+from harness.engine.outcome import Settings
 from harness.executors import holder as holders
 from harness.executors.holder import Holder, measure_speed
 from harness.models import WorkerError
-from harness.outcome import Settings
 
 SPEC = {"id": "large"}
 

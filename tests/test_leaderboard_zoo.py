@@ -11,8 +11,8 @@ from leaderboard_results import CLEAN, PGD, Folder, bits
 
 from harness.checks import CHECKS, load_thresholds
 from harness.errors import ResultsError
-from harness.zoo_expected import Expectation
-from harness.zoo_matrix import FIRED, IDLE, SILENT, UNCHECKED, Outcome, compare
+from harness.zoo.expected import Expectation
+from harness.zoo.matrix import FIRED, IDLE, SILENT, UNCHECKED, Outcome, compare
 from leaderboard import page, tables
 from leaderboard.checks_page import described, markdown
 from leaderboard.cli import main

@@ -5,7 +5,7 @@ import torch
 from zoo_census import entry as census_of
 
 from harness.errors import UserError
-from harness.zoo import grammar, robustbench, robustbench_names, split
+from harness.hubs import grammar, robustbench, robustbench_names, split
 
 
 def test_the_zoo_of_the_installed_package_can_be_read() -> None:

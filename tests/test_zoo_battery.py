@@ -12,8 +12,8 @@ import torch
 from harness.checks import CHECKS
 from harness.errors import UserError
 from harness.submission import discover
-from harness.zoo_expected import Expectation, chosen, load_expectations
-from harness.zoo_matrix import (
+from harness.zoo.expected import Expectation, chosen, load_expectations
+from harness.zoo.matrix import (
     FIRED,
     IDLE,
     SILENT,
@@ -26,7 +26,7 @@ from harness.zoo_matrix import (
     distance,
     write_matrix,
 )
-from harness.zoo_run import collect, suite_for
+from harness.zoo.running import collect, suite_for
 from zoo.cards import cards
 
 ZOO = Path(__file__).parent / "zoo"
@@ -102,7 +102,7 @@ def test_nothing_outside_the_tests_knows_the_zoo() -> None:
     for place in ("harness", "leaderboard", "submissions"):
         for path in (root / place).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
-            assert "from zoo" not in text and "import zoo\n" not in text.replace("cli_zoo import zoo\n", ""), path
+            assert "from zoo" not in text and "import zoo\n" not in text.replace("commands.zoo import zoo\n", ""), path
 
 
 @pytest.mark.parametrize(

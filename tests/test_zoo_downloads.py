@@ -134,7 +134,7 @@ def far_address(root):
 
 @pytest.mark.parametrize("far", [far_robustbench, far_ensemble, far_hugging_face, far_timm, far_address])
 def test_without_a_network_there_is_one_message_for_each_source(server, tmp_path, monkeypatch, far) -> None:
-    monkeypatch.setattr("harness.zoo.robustbench.DRIVE", "http://127.0.0.1:9/drive?id={id}")
+    monkeypatch.setattr("harness.hubs.robustbench.DRIVE", "http://127.0.0.1:9/drive?id={id}")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     found, place = far(tmp_path)
     message = refusal(found.checkpoint_sha256)
@@ -162,7 +162,7 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch) -> None:
 
 
 def test_drive_is_asked_by_id_and_the_identity_is_the_files(server, tmp_path) -> None:
-    from harness.zoo.robustbench import entry
+    from harness.hubs.robustbench import entry
 
     identity = entry("cifar10", "Linf", "Wong2020Fast")["gdrive_id"]
     server.files[f"/drive?id={identity}"] = CONTENT
@@ -176,7 +176,7 @@ def test_drive_is_asked_by_id_and_the_identity_is_the_files(server, tmp_path) ->
 
 
 def test_an_ensemble_is_identified_by_all_its_files(server, tmp_path) -> None:
-    from harness.zoo.robustbench import entry
+    from harness.hubs.robustbench import entry
 
     for number, identity in enumerate(entry("cifar10", "Linf", "Chen2020Adversarial")["gdrive_id"]):
         server.files[f"/drive?id={identity}"] = CONTENT + bytes([number])
@@ -202,7 +202,7 @@ def test_the_source_identity_holds_board_and_package_versions(tmp_path, monkeypa
     one = submission(tmp_path, "robustbench:Rice2020Overfitting").source_sha256()
     assert submission(tmp_path, "robustbench:Rice2020Overfitting").source_sha256() == one
     assert submission(tmp_path, "robustbench:Rice2020Overfitting", norm="L2").source_sha256() != one
-    monkeypatch.setattr("harness.zoo.adapters.metadata.version", lambda name: "9.9")
+    monkeypatch.setattr("harness.hubs.adapters.metadata.version", lambda name: "9.9")
     assert submission(tmp_path, "robustbench:Rice2020Overfitting").source_sha256() != one
 
 

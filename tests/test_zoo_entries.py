@@ -13,10 +13,10 @@ from zoo_server import server as server  # noqa: PLC0414 - a fixture
 from zoo_server import submission
 
 from harness.errors import CardError
+from harness.hubs import robustbench
 from harness.models import ModelWorker
 from harness.worker.entries.state import find_state, load_renamed
 from harness.worker.loading import LoadError, load
-from harness.zoo import robustbench
 
 COMMIT = "b" * 40
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -5,11 +5,11 @@ import socket
 import pytest
 from click.testing import CliRunner
 
-from harness.cli_import import import_
+from harness.commands.importing import import_
 from harness.errors import UserError
+from harness.hubs import robustbench_names
 from harness.importing import card, card_id, figures, import_robustbench
 from harness.submission import discover, read
-from harness.zoo import robustbench_names
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,8 @@ def saved(network, dataset: str, board: str, name: str, folder: Path) -> list[di
     """Write the files that RobustBench would publish for ``network``; weights wrapped as training scripts do."""
     import torch
 
+    from harness.hubs.robustbench import weights
     from harness.worker.entries.robustbench import _member
-    from harness.zoo.robustbench import weights
 
     files = []
     wanted = weights(dataset, board, name)
@@ -73,8 +73,8 @@ def entry(dataset: str, board: str, name: str) -> dict[str, object]:
     import torch
 
     from harness.datasets import load as images_of
+    from harness.hubs.robustbench import build
     from harness.worker.loading import load
-    from harness.zoo.robustbench import build
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only entries whose name holds this text")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from harness.zoo.robustbench import BOARDS, DATASETS, _zoo
+    from harness.hubs.robustbench import BOARDS, DATASETS, _zoo
 
     zoo = _zoo()
     wanted = [

@@ -61,7 +61,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("RAMPART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     with Server() as server:
-        monkeypatch.setattr("harness.zoo.robustbench.DRIVE", server.address + "/drive?id={id}")
+        monkeypatch.setattr("harness.hubs.robustbench.DRIVE", server.address + "/drive?id={id}")
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.engine.outcome import Settings
 from harness.models import Description, ModelWorker, WorkerError, WorkerOptions
-from harness.outcome import Settings
 from harness.worker.optimise import MICRO_BATCH
 
 PROBE_BATCH = 32

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from harness import store
 from harness.datasets import Corrupted, Dataset
+from harness.engine.outcome import Settings
 from harness.errors import ResultsError
 from harness.executors.holder import Speed
 from harness.executors.shard_process import LOST, Job, Reply, failed_record, serve
-from harness.outcome import Settings
 from harness.plan import ANYWHERE, Work, upstream
 from harness.records import Failure, Record, Status
 

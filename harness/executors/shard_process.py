@@ -16,12 +16,12 @@ import torch
 
 from harness import environment, store
 from harness.datasets import Corrupted, Dataset
-from harness.engine import run_shard
+from harness.engine.evidence import earlier_records, gather_evidence
+from harness.engine.outcome import Outcome, Settings
+from harness.engine.shard import run_shard
 from harness.errors import ResultsError
-from harness.evidence import earlier_records, gather_evidence
 from harness.executors.holder import Holder, Speed, measure_speed
 from harness.models import WorkerError
-from harness.outcome import Outcome, Settings
 from harness.plan import Work
 from harness.records import Cost, Failure, Record, Status
 

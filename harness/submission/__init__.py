@@ -11,12 +11,12 @@ from typing import Any
 
 from harness import checkpoints
 from harness.errors import CardError, CheckpointError, UserError
+from harness.hubs import adapters, module_of, split
 from harness.submission import sources, starter
 from harness.submission.card import CARD, Card, fits, read_card
 from harness.submission.explain import shown
 from harness.submission.values import FAMILIES, RESERVED, submission_id
 from harness.submission.values import dataset as known_dataset
-from harness.zoo import adapters, module_of, split
 
 __all__ = ["CARD", "Card", "Discovery", "Submission", "create", "default_roots", "discover", "fits", "read"]
 

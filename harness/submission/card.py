@@ -106,7 +106,7 @@ class Card(Table):
     dataset: Annotated[Datasets, _ONE_OR_MORE, _LISTED, AfterValidator(values.datasets)]
     """What the network is made for: one of ``FAMILIES`` or a list of them."""
     entry: Annotated[str, AfterValidator(values.entry)]
-    """What builds the network, e.g. ``model.py:build``, or names it (``harness.zoo.FORMS``)."""
+    """What builds the network, e.g. ``model.py:build``, or names it (``harness.hubs.FORMS``)."""
     threat_models: Threats
     kwargs: Annotated[dict[str, Any], AfterValidator(values.keywords)] = Field(default_factory=dict)
     """Keyword arguments for the entry."""

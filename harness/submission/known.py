@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.zoo import FORMS, split
-from harness.zoo.robustbench import BOARDS, DATASETS
+from harness.hubs import FORMS, split
+from harness.hubs.robustbench import BOARDS, DATASETS
 
 
 def _checkpoint(kind: str, given: Mapping[str, Any] | None) -> str:

@@ -11,9 +11,9 @@ from fractions import Fraction
 from pathlib import PurePosixPath, PureWindowsPath
 
 from harness.errors import UnknownNameError, UserError
+from harness.hubs import grammar
 from harness.records import ThreatModel
 from harness.submission.explain import shown
-from harness.zoo import grammar
 
 FAMILIES: Mapping[str, int | None] = {"cifar10": 10, "cifar100": 100, "mnist": 10, "svhn": 10, "npz": None}
 """Data sets a card may name, with their classes; ``npz`` is for a network made for no registered data set."""
@@ -27,7 +27,7 @@ RESERVED = frozenset({"architectures", "recipes"})
 """Folder names beside submissions that are not submissions."""
 
 ENTRIES = "'model.py:build' (a file in the submission's folder) or 'package.module:function'"
-"""The forms of an entry that builds a network; ``harness.zoo.FORMS`` has the others."""
+"""The forms of an entry that builds a network; ``harness.hubs.FORMS`` has the others."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _EPS = re.compile(r"\d{1,9}(/\d{1,9})?|\d{0,9}\.\d{1,15}")

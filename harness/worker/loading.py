@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from harness.errors import CheckpointError, UserError
+from harness.hubs import FORMS, module_of, split
 from harness.worker import entries
 from harness.worker.entries.functions import Function
 from harness.worker.entries.state import LoadError, load_strictly
 from harness.worker.weights import few, is_out_of_memory, one_line, read_state
-from harness.zoo import FORMS, module_of, split
 
 __all__ = ["LoadError", "build", "describe_exception", "is_out_of_memory", "load", "seed_all"]
 

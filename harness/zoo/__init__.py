@@ -1,6 +1,1 @@
-"""Everybody else's models: the forms of an entry that names one, and where its files come from. No torch at import."""
-
-from harness.zoo.grammar import FORMS, module_of, split
-from harness.zoo.robustbench import robustbench_names
-
-__all__ = ["FORMS", "module_of", "robustbench_names", "split"]
+"""The zoo of broken and honest models: what each must come out as, the runs over it, the confusion matrix."""

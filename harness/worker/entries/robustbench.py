@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import CheckpointError
+from harness.hubs import split
+from harness.hubs.robustbench import build
 from harness.worker.entries.state import find_state, load_renamed
 from harness.worker.weights import read_object
-from harness.zoo import split
-from harness.zoo.robustbench import build
 
 _scalar = importlib.import_module("numpy._core.multiarray").scalar
 _HARMLESS: list[Any] = [

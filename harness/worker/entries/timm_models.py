@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import CheckpointError, UserError
+from harness.hubs import split
+from harness.hubs.timm_models import OWN, create
 from harness.worker.entries.state import find_state, load_strictly
 from harness.worker.weights import read_bytes, read_object, read_state
-from harness.zoo import split
-from harness.zoo.timm_models import OWN, create
 
 
 class Prepared(nn.Module):

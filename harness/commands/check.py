@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.arguments import (
+from harness.commands.arguments import (
     DATA_DIR,
     DEVICE,
     MEMORY,
@@ -45,10 +45,10 @@ def check(
     submission is verified, 1 when one is not or something failed. New thresholds judge old records: --judge-only.
     """
     from harness import run as runs
+    from harness.commands.progress import Progress
+    from harness.commands.telling import judgements, told
+    from harness.engine.outcome import Settings
     from harness.errors import UserError
-    from harness.outcome import Settings
-    from harness.progress import Progress
-    from harness.telling import judgements, told
 
     device = resolve_device(device)
     workers = workers or (runs.default_workers() if device == "cpu" else 1)

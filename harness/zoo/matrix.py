@@ -13,7 +13,7 @@ from typing import Any
 from harness.checks import CHECKS
 from harness.checks.verdict import WORDS, decide
 from harness.judging import Judgement
-from harness.zoo_expected import KINDS, Expectation
+from harness.zoo.expected import KINDS, Expectation
 
 FIRED, SILENT, UNCHECKED, IDLE = "fired", "silent", "not checked", "not applicable"
 SIGNS = {FIRED: "#", SILENT: ".", UNCHECKED: "?", IDLE: " "}

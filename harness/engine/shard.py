@@ -11,17 +11,17 @@ from torch import Tensor
 from harness import environment
 from harness.attacks import Attack, find_attack
 from harness.attacks.randomness import ExampleGenerators
-from harness.corrupting import run_corruption
-from harness.counting import Ledger
 from harness.datasets import Corrupted, Dataset
+from harness.engine.corrupting import run_corruption
+from harness.engine.counting import Ledger
+from harness.engine.inspection import classify, distance, inspect, margins, within
+from harness.engine.layouts import logits_again, logits_of, with_logits
+from harness.engine.outcome import Found, Outcome, Settings
+from harness.engine.probing import Evidence, run_probe
 from harness.errors import BreachError, UserError
-from harness.inspection import classify, distance, inspect, margins, within
-from harness.layouts import logits_again, logits_of, with_logits
 from harness.models import Description, ModelWorker, RemoteModel, WorkerError
-from harness.outcome import Found, Outcome, Settings
 from harness.plan import Work
 from harness.probes.footprint import measure
-from harness.probing import Evidence, run_probe
 from harness.records import Cost, Example, Failure, Footprint, Record, Status, Task
 
 

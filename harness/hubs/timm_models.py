@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.checkpoints import Source, cache_dir
 from harness.errors import UnknownNameError, UserError
-from harness.zoo import hugging_face
+from harness.hubs import hugging_face
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from harness.datasets import Dataset
-from harness.inspection import classify, distance, margins, within
+from harness.engine.inspection import classify, distance, margins, within
+from harness.engine.outcome import Found, Settings
 from harness.models import ModelWorker, RemoteModel
-from harness.outcome import Found, Settings
 from harness.plan import Work
 from harness.probes import PROBES, Measured, Subject
 from harness.records import Example

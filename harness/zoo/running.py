@@ -12,8 +12,8 @@ from harness.checks import load_thresholds
 from harness.errors import UserError
 from harness.judging import judge_candidate, threats_of
 from harness.records import Candidate, Manifest
-from harness.zoo_expected import Expectation
-from harness.zoo_matrix import PEEL, Matrix, Outcome, compare, outcome_of
+from harness.zoo.expected import Expectation
+from harness.zoo.matrix import PEEL, Matrix, Outcome, compare, outcome_of
 
 SUITE = "check"
 

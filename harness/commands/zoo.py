@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.arguments import (
+from harness.commands.arguments import (
     DATA_DIR,
     DEVICE,
     MEMORY,
@@ -53,10 +53,10 @@ def zoo(
     models by checks. Run it again to resume. Exit code 0 when every model came out as expected, 1 when one did not.
     """
     from harness import run as runs
-    from harness.outcome import Settings
-    from harness.zoo_expected import chosen, load_expectations
-    from harness.zoo_matrix import write_matrix
-    from harness.zoo_run import collect, plan_run, seeds_there
+    from harness.engine.outcome import Settings
+    from harness.zoo.expected import chosen, load_expectations
+    from harness.zoo.matrix import write_matrix
+    from harness.zoo.running import collect, plan_run, seeds_there
 
     models = chosen(load_expectations(folder), only)
     failed = False
@@ -88,7 +88,7 @@ def zoo(
 def _run(prepared: Prepared, request: Request, seed: int, *, quiet: bool) -> bool | None:
     """Run what is left of one seed: whether every shard was done, or None when it was interrupted."""
     from harness import run as runs
-    from harness.progress import Progress
+    from harness.commands.progress import Progress
 
     done = prepared.total - len(prepared.works)
     progress = Progress(prepared, workers=request.workers, say=(lambda _: None) if quiet else click.echo)

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from harness import store
+from harness.engine.probing import Evidence, Images
 from harness.plan import Work
-from harness.probing import Evidence, Images
 from harness.records import Record, Shard, Status
 
 TRANSFERRED = ("apgd-t", "apgd-ce", "pgd-20")

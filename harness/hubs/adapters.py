@@ -5,9 +5,9 @@ from typing import Any
 
 from harness.checkpoints import Source
 from harness.errors import UserError
-from harness.zoo import hugging_face, robustbench, timm_models
-from harness.zoo.grammar import hugging_face as repository_of
-from harness.zoo.grammar import split
+from harness.hubs import hugging_face, robustbench, timm_models
+from harness.hubs.grammar import hugging_face as repository_of
+from harness.hubs.grammar import split
 
 PACKAGES = {"robustbench": ("robustbench", "timm"), "timm": ("timm",), "hf": ("timm",)}
 """Packages whose code is the network, by kind of entry."""

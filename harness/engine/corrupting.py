@@ -6,11 +6,11 @@ from harness.datasets import Corrupted, Dataset, corruptions_of
 from harness.datasets.archive import ARCHIVES, is_here
 from harness.datasets.cifar import data_folder
 from harness.datasets.download import Progress
+from harness.engine.inspection import classify, distance, margins
+from harness.engine.layouts import logits_again, logits_of, with_logits
+from harness.engine.outcome import Found
 from harness.errors import UserError
-from harness.inspection import classify, distance, margins
-from harness.layouts import logits_again, logits_of, with_logits
 from harness.models import ModelWorker
-from harness.outcome import Found
 from harness.plan import Work
 from harness.records import Example
 

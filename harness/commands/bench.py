@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from harness.arguments import DATA_DIR, DEVICE, MEMORY, SUBMISSIONS, Threat, resolve_device, submission_roots
+from harness.commands.arguments import DATA_DIR, DEVICE, MEMORY, SUBMISSIONS, Threat, resolve_device, submission_roots
 from harness.errors import UnknownNameError
 from harness.records import ThreatModel
 
