@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness import __version__
 from harness.checks import CHECKS, load_thresholds
 from harness.errors import ResultsError, UserError
-from leaderboard import comparison_page
+from leaderboard import bands, comparison_page
 from leaderboard.board import Board
 from leaderboard.cells import State
 from leaderboard.checks_page import CLASSES, described, limits_of
@@ -95,6 +96,7 @@ def render(boards: Sequence[Board], folder: Path, zoo: Mapping[str, Any] | None 
         text = jinja.get_template("comparison.html").render(**common, root="", page="comparison", view=beside)
         _write(folder / "comparison.html", text)
     template = jinja.get_template("submission.html")
+    common["band"] = partial(bands.line, zoo)
     for board in boards:
         for row in board.rows:
             sections = [(widget, values) for widget in WIDGETS if (values := widget.build(board, row)) is not None]

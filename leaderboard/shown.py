@@ -88,6 +88,13 @@ def significant(value: float) -> str:
     return f"{value:,.{digits}f}" if value >= 1000 else f"{value:.{digits}f}"
 
 
+def judged(value: float) -> str:
+    """A number that a check looked at: ``8``, ``0.178``, ``4.8e−07``, ``−1.42``."""
+    whole = float(value).is_integer() and abs(value) < 1e6
+    tiny = value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6)
+    return (f"{value:,.0f}" if whole else f"{value:.2g}" if tiny else significant(value)).replace("-", "−")
+
+
 def _magnitude(value: float) -> int:
     return int(f"{value:.2e}".partition("e")[2])
 

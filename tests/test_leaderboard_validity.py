@@ -354,10 +354,15 @@ def test_the_filter_offers_the_verdicts_that_occur(site) -> None:
 
 
 def test_numbers_are_written_as_a_person_reads_them() -> None:
-    assert metric("gap_pp", 5.3125) == ("gap", "5.31 pp")
-    assert metric("beta eps/4", -0.98947) == ("beta eps/4", "−0.989")
-    assert metric("difference", 4.8e-7) == ("difference", "4.8e−07")
-    assert metric("witnesses", 8.0) == ("witnesses", "8")
+    def shown(name: str, value: float) -> tuple[str, str]:
+        item = metric(name, value)
+        assert (item["name"], item["value"]) == (name, value)
+        return item["label"], item["text"]
+
+    assert shown("gap_pp", 5.3125) == ("gap", "5.31 pp")
+    assert shown("beta eps/4", -0.98947) == ("beta eps/4", "−0.989")
+    assert shown("difference", 4.8e-7) == ("difference", "4.8e−07")
+    assert shown("witnesses", 8.0) == ("witnesses", "8")
 
 
 def test_checks_are_told_in_the_order_of_the_battery() -> None:

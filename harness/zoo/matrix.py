@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,13 +41,17 @@ class Outcome:
     """Columns whose number is not simply true, with the flag."""
     unpeeled: str = ""
     """The verdict without attacks on the model's parts."""
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By check: the numbers that were judged, those of its first finding where several have one of the same name."""
 
 
 def outcome_of(judgement: Judgement) -> Outcome:
     """The short form of a judgement."""
     case, verdict = judgement.case, judgement.verdict
     judged: dict[str, list[str]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for item in judgement.findings:
+        metrics[item.check] = item.metrics | metrics.get(item.check, {})
         # Information is shown beside a number and decides nothing.
         judged.setdefault(item.check, []).append("pass" if item.kind == "information" else item.verdict)
     grades = {
@@ -63,6 +68,7 @@ def outcome_of(judgement: Judgement) -> Outcome:
         grades=grades,
         flags={flag.key: flag.flag for flag in verdict.columns if flag.flag != "true"},
         unpeeled=_without_peel(judgement),
+        metrics=metrics,
     )
 
 
@@ -174,6 +180,28 @@ class Matrix:
                     found[check].add(row.expected.id)
         return {check: tuple(sorted(names)) for check, names in found.items()}
 
+    @property
+    def bands(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """By check and number: its least and greatest value on honest models, and all on the broken ones it caught."""
+        found: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for row in self.rows:
+            for check, metrics in row.outcome.metrics.items() if row.outcome is not None else ():
+                caught = row.expected.kind == "broken" and row.outcome.checks.get(check) == FIRED
+                if not caught and row.expected.kind != "honest":
+                    continue
+                for name, value in metrics.items():
+                    if math.isfinite(value):
+                        place = found.setdefault(check, {}).setdefault(name, {"honest": [], "broken": []})
+                        place["broken" if caught else "honest"].append(float(f"{value:.4g}"))
+        return {
+            check: {
+                name: {"honest": [min(both["honest"]), max(both["honest"])], "broken": sorted({*both["broken"]})}
+                for name, both in numbers.items()
+                if both["honest"] and both["broken"]
+            }
+            for check, numbers in sorted(found.items())
+        }
+
     def summary(self) -> str:
         """One line: how far the battery does what it is for."""
         caught = [word for word in WORDS if word not in {"verified", "unchecked"}]
@@ -225,9 +253,10 @@ class Matrix:
             "summary": self.summary(),
             "decision_identical": {"within_a_point": within, "within_an_image": image, "of": total},
             "only_by": {check: list(names) for check, names in self.only_by.items()},
+            "bands": self.bands,
             "rows": [
                 {**asdict(row.expected), "seed": row.seed, "distance": row.distance, "deviations": list(row.deviations),
-                 "outcome": None if row.outcome is None else asdict(row.outcome)}
+                 "outcome": None if row.outcome is None else _short(row.outcome)}
                 for row in self.rows
             ],
         }  # fmt: skip
@@ -249,6 +278,11 @@ class Matrix:
             rest = [outcome.verdict, outcome.unpeeled, "; ".join(row.deviations)]
             writer.writerow([*start, *states, *figures, *rest])
         return out.getvalue()
+
+
+def _short(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as plain data, without the numbers that ``bands`` sums up."""
+    return {name: value for name, value in asdict(outcome).items() if name != "metrics"}
 
 
 def _order(check: str) -> tuple[int, int, str]:

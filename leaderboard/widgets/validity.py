@@ -10,7 +10,7 @@ from harness.records import Finding
 from leaderboard.board import Board, Row, name_of
 from leaderboard.columns import show_corrected
 from leaderboard.evidence import Evidence
-from leaderboard.shown import percent, seconds, significant
+from leaderboard.shown import judged, percent, seconds
 from leaderboard.validity import FINDINGS, MEANINGS, by_check, gravest, sign_of
 from leaderboard.widgets.base import Widget
 
@@ -32,16 +32,14 @@ EVIDENCE = {
 """Classes of evidence, in words."""
 
 
-def metric(name: str, value: float) -> tuple[str, str]:
-    """A judged number as a person reads it: ``gap_pp`` 5.3125 as ``gap``, ``5.31 pp``."""
+def metric(name: str, value: float) -> dict[str, Any]:
+    """A judged number as a person reads it, beside itself: ``gap_pp`` 5.3125 as ``gap``, ``5.31 pp``."""
     points = name.endswith("_pp")
     label = name.removesuffix("_pp").replace("_", " ")
     if not math.isfinite(value):
-        return label, "not finite"
-    whole = float(value).is_integer() and abs(value) < 1e6
-    tiny = value != 0 and abs(value) < 1e-3
-    text = f"{value:,.0f}" if whole else f"{value:.2g}" if tiny else significant(value)
-    return label, (f"{text} pp" if points else text).replace("-", "−")
+        return {"name": name, "value": value, "label": label, "text": "not finite"}
+    shown = f"{judged(value)} pp" if points else judged(value)
+    return {"name": name, "value": value, "label": label, "text": shown}
 
 
 def probe_of(row: Row, check: str) -> Evidence | None:
