@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness import __version__
 from harness.checks import CHECKS, load_thresholds
 from harness.errors import ResultsError, UserError
-from leaderboard import bands, comparison_page
+from leaderboard import bands, comparison_page, paper_claims
 from leaderboard.board import Board
 from leaderboard.cells import State
 from leaderboard.checks_page import CLASSES, described, limits_of
@@ -74,7 +74,8 @@ def render(boards: Sequence[Board], folder: Path, zoo: Mapping[str, Any] | None 
     built = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     common: dict[str, Any] = {"version": __version__, "built": built, "zoo_page": zoo is not None}
     beside = comparison_page.build(boards)
-    common["comparison_page"] = beside is not None
+    papers = paper_claims.page_data(boards)
+    common |= {"comparison_page": beside is not None, "claims_page": papers is not None}
     tables = [board_table(board) for board in boards]
     groups: dict[str, str] = {}
     for table in tables:
@@ -92,6 +93,9 @@ def render(boards: Sequence[Board], folder: Path, zoo: Mapping[str, Any] | None 
     )  # fmt: skip
     _write(folder / "how-to-read.html", reading)
     _render_checks(jinja, folder, common, zoo)
+    if papers is not None:
+        text = jinja.get_template("claims.html").render(**common, root="", page="claims", view=papers)
+        _write(folder / "claims.html", text)
     if beside is not None:
         text = jinja.get_template("comparison.html").render(**common, root="", page="comparison", view=beside)
         _write(folder / "comparison.html", text)
