@@ -11,6 +11,7 @@ from harness.worker.loading import LoadError, load
 from harness.worker.optimise import MICRO_BATCH, Network, OutputError, empty_logits, optimise
 from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions
 from harness.worker.variants import Variants
+from harness.worker.weights import frozen
 
 __all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
 
@@ -192,7 +193,7 @@ class LocalModel(nn.Module):
         super().__init__()
         options = options or WorkerOptions()
         kind = "cuda" if options.device.startswith("cuda") else "cpu"
-        module = network.eval().requires_grad_(False)
+        module = frozen(network)
         self.network = Network(module, micro_batch=options.micro_batch or MICRO_BATCH[kind], device=options.device)
         self.optimisations = optimise(self.network, options.image_shape, enabled=options.optimise)
         self._forms = Variants(self.network, options.image_shape)

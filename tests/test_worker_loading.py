@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from worker_submissions import LINEAR, TIMEOUT, hand_made
 
-from harness.models import ModelWorker, WorkerError
+from harness.models import ModelWorker, RemoteModel, WorkerError
 from harness.worker.loading import LoadError, load
 from harness.worker.weights import one_line
 
@@ -53,6 +53,18 @@ def test_a_checkpoint_is_loaded_and_the_network_frozen(folder, tmp_path, name) -
     assert torch.equal(network.linear.weight, state()["linear.weight"])
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("how", ["script(Net(classes))", "trace(Net(classes), torch.zeros(2, 3, 8, 8))"])
+def test_a_compiled_network_is_frozen_and_answers(folder, how) -> None:
+    code = LINEAR.replace("return Net(classes)", f"return torch.jit.{how}")
+    x, y = torch.rand(5, 3, 8, 8), torch.arange(5) % 4
+    assert not any(parameter.requires_grad for parameter in load(hand_made(folder, code)).parameters())
+    with ModelWorker(hand_made(folder, code)) as worker:
+        worker.start(TIMEOUT)
+        leaf = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(RemoteModel(worker)(leaf).gather(1, y[:, None]).sum(), leaf)
+    assert grad.abs().sum() > 0
 
 
 def test_a_nested_and_prefixed_state_dict(folder, tmp_path) -> None:

@@ -57,7 +57,7 @@ def judge_budget(case: Case, limits: Thresholds) -> list[Finding]:
     far = accuracy.get("8") if case.norm == "Linf" else None
     # A robust network has a flat curve from the start; a masked one falls first and then no more.
     first, second = 1 - accuracy.get("1", 0.0), accuracy.get("1", 0.0) - accuracy.get("2", 0.0)
-    flattens = second < limits(check, "flattening") * first
+    flattens = second <= limits(check, "flattening") * first
     words = [
         high(ratio, limits, check, "ratio") if flattens else "pass",
         high(violations, limits, check, "violations"),

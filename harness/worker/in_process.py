@@ -14,6 +14,7 @@ from harness.worker.channel import Arena
 from harness.worker.handle import LAUNCH_TIMEOUT, ModelWorker
 from harness.worker.options import WorkerError, WorkerOptions
 from harness.worker.serve import Answerer, failure_of
+from harness.worker.weights import frozen
 
 
 class _Holding(Answerer):
@@ -25,7 +26,7 @@ class _Holding(Answerer):
 
     def build(self) -> nn.Module:
         """A network in eval mode, frozen, that nobody else holds."""
-        return self._own().eval().requires_grad_(False)
+        return frozen(self._own())
 
 
 def copies_of(network: nn.Module) -> Callable[[], nn.Module]:

@@ -23,7 +23,7 @@ from harness.hubs import FORMS, module_of, split
 from harness.worker import entries
 from harness.worker.entries.functions import Function
 from harness.worker.entries.state import LoadError, load_strictly
-from harness.worker.weights import few, is_out_of_memory, one_line, read_state
+from harness.worker.weights import few, frozen, is_out_of_memory, one_line, read_state
 
 __all__ = ["LoadError", "build", "describe_exception", "is_out_of_memory", "load", "seed_all"]
 
@@ -210,6 +210,6 @@ def load(spec: Mapping[str, Any]) -> nn.Module:
         except CheckpointError as error:
             raise LoadError("checkpoint", str(error)) from error
     try:
-        return network.eval().requires_grad_(False)
+        return frozen(network)
     except BaseException as error:
         raise LoadError("raised", f"eval() raised {describe_exception(error, spec)}") from error

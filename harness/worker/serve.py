@@ -29,6 +29,7 @@ from harness.worker.inspection import INSPECTIONS, directional
 from harness.worker.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
 from harness.worker.optimise import MICRO_BATCH, Network, OutputError, optimise, pull_back
 from harness.worker.variants import Variants
+from harness.worker.weights import frozen
 
 PR_SET_PDEATHSIG = 1
 SLACK = 256 << 20
@@ -82,7 +83,7 @@ def _warm_up() -> None:
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32),
         nn.ReLU(), nn.Conv2d(32, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     ]  # fmt: skip
-    module = nn.Sequential(*layers).eval().requires_grad_(False)
+    module = frozen(nn.Sequential(*layers))
     optimise(Network(module, micro_batch=MICRO_BATCH["cpu"]), (3, 32, 32))
 
 

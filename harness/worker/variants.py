@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.worker.loading import LoadError
 from harness.worker.optimise import Network, OutputError, _batches, describe_output
 from harness.worker.straight_through import StraightThrough
-from harness.worker.weights import one_line
+from harness.worker.weights import frozen, one_line
 
 AGREEMENT = 1e-2
 """Largest difference of the logits of a network built anew, relative to the largest logit, to be taken for the same."""
@@ -180,7 +180,7 @@ class Variants:
             makers.insert(0, self._rebuild)
         for make in makers:
             with contextlib.suppress(Exception):
-                module = make().eval().requires_grad_(False).to(self.base.device)
+                module = frozen(make()).to(self.base.device)
                 if self._agrees(module):
                     return module
         return None
@@ -279,7 +279,7 @@ class Variants:
             if self._rebuild is None:
                 text = f"variant dtype: expected a network that can be copied: {error}"
                 raise LoadError("contract", one_line(text)) from error
-        return self._rebuild().eval().requires_grad_(False).to(self.base.device).double()
+        return frozen(self._rebuild()).to(self.base.device).double()
 
     def _make_context(self, spec: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
         mode = spec.get("mode")

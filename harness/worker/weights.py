@@ -26,6 +26,14 @@ def one_line(text: str, limit: int = 400) -> str:
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 
+def frozen(network: nn.Module) -> nn.Module:
+    """``network`` in eval mode, its parameters without gradients; TorchScript modules refuse ``requires_grad_``."""
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network
+
+
 def few(names: Sequence[str]) -> str:
     """The first names and how many more there are."""
     rest = len(names) - LISTED

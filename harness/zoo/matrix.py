@@ -185,7 +185,9 @@ class Matrix:
         """By check and number: its least and greatest value on honest models, and all on the broken ones it caught."""
         found: dict[str, dict[str, dict[str, list[float]]]] = {}
         for row in self.rows:
-            for check, metrics in row.outcome.metrics.items() if row.outcome is not None else ():
+            if row.outcome is None:
+                continue
+            for check, metrics in row.outcome.metrics.items():
                 caught = row.expected.kind == "broken" and row.outcome.checks.get(check) == FIRED
                 if not caught and row.expected.kind != "honest":
                     continue
