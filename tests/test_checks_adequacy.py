@@ -77,6 +77,8 @@ BOOKS = {"silent": 0, "silent_examples": 32, "attacks": {PGD: EXAMPLES}}
         ("A2", BUDGET | {"ratio": 0.71, "accuracy": {"1": 0.6, "2": 0.426, "8": 0.0}}, "warn"),
         ("A2", BUDGET | {"ratio": 0.86, "accuracy": {"1": 0.6, "2": 0.516, "8": 0.0}}, "fail"),
         ("A2", BUDGET | {"ratio": 0.89, "accuracy": {"1": 0.9, "2": 0.8, "8": 0.0}}, "pass"),
+        ("A2", BUDGET | {"ratio": 1.0, "accuracy": {"1": 1.0, "2": 1.0, "8": 0.0}}, "fail"),
+        ("A2", BUDGET | {"ratio": 0.9, "accuracy": {"1": 1.0, "2": 0.9, "8": 0.0}}, "pass"),
         ("A2", BUDGET | {"violations": 0.02}, "warn"),
         ("A2", BUDGET | {"violations": 0.04}, "fail"),
         ("A2", BUDGET | {"accuracy": {"1": 0.6, "2": 0.3, "8": 0.11}}, "warn"),
@@ -143,6 +145,15 @@ def test_witnesses_weigh_by_rule_w(check, hit, verdict) -> None:
     assert (found.kind, found.verdict) == ("witness", verdict)
     assert found.metrics["witnesses"] == hit
     assert (AA in found.columns) == (hit > 0)
+
+
+@pytest.mark.parametrize(
+    ("check", "none", "some"),
+    [("A8", {"peel": [], "replays": 0}, {"peel": [], "replays": 3}), ("A9", {"forms": []}, {"forms": [{"found": 0}]})],
+)
+def test_a_mitigation_that_had_nothing_to_try_is_no_pass(check, none, some) -> None:
+    assert verdicts(check, none) == ["not-applicable"]
+    assert verdicts(check, some) == ["pass"]
 
 
 def test_the_mitigation_that_found_them_is_named() -> None:

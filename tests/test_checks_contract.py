@@ -181,6 +181,8 @@ CASES = [
     ("C8", {f"{C8}error": 0.6, "c8-derivative/counts": "half"}, "information/warn"),
     ("C8", {"c8-derivative/silent": 1.0, "c8-derivative/counts": "half"}, "protocol/fail"),
     ("C8", {"c8-derivative/examples": 0}, "protocol/not-applicable"),
+    ("C8", {f"{C8}compared": 0, f"{C8}error": None}, "protocol/pass"),
+    ("C8", {f"{C8}compared": 0, f"{C8}error": None, "c8-derivative/jvp": None}, "protocol/not-applicable"),
     ("G1", {"g1-gradients/zero/margin": 0.01}, "symptom/pass"),
     ("G1", {"g1-gradients/zero/margin": 0.011}, "symptom/fail"),
     ("G1", {"g1-gradients/tiny/margin": 0.011}, "symptom/fail"),

@@ -65,6 +65,10 @@ def judge_derivative(case: Case, limits: Thresholds) -> list[Finding]:
         "dead": numbers["dead"], "silent": numbers["silent"], "jvp": number(numbers["jvp"], 0.0),
     }  # fmt: skip
     kind, verdict, name, evidence = _derivative(numbers, main, limits)
+    if not main["compared"] and verdict == "pass":
+        if numbers["jvp"] is None:
+            return not_applicable("C8", title, "protocol", "small steps change the margin by less than rounding does")
+        evidence = "The gradient is the derivative by forward mode; differences are lost in rounding."
     if _rounding(numbers, metrics, limits) and verdict != "pass":
         kind, verdict = "information", "warn"
         evidence = f"{evidence} The network counts in half precision, which can do this."

@@ -17,12 +17,25 @@ _WITNESS = {
     "A9": ("Automatic BPDA", "a9-bpda", "gradients led past what stops them"),
 }
 
+_IDLE = {
+    "A8": (
+        ("peel", "replays"),
+        "no part of the network answers with logits, and no other submission's adversarial examples are stored",
+    ),
+    "A9": (("forms",), "the network has no form that leads gradients elsewhere"),
+}
+"""By check: what its probe counts as tries, and why there was none."""
+
 
 def judge_witnesses(check: str, case: Case, limits: Thresholds) -> list[Finding]:
     """Rule W on one probe's witnesses."""
     title, probe, means = _WITNESS[check]
     if not claiming(case, limits):
         return not_applicable(check, title, "witness", f"no column claims {limits('verdict', 'claim'):.0%} or more")
+    tries, why = _IDLE.get(check, ((), ""))
+    tried = [case.measured[probe][name] for name in tries if name in case.measured[probe]]
+    if tried and not any(tried):
+        return not_applicable(check, title, "witness", why)
     findings = by_witness(case, limits, check, title, probe, means)
     best = _names(case, probe)
     if not best or findings[0].verdict == "not-applicable":
