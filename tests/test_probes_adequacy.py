@@ -126,6 +126,17 @@ class Wrapped(nn.Module):
         return (z.softmax(1) * 20).round() / 20 + 1e-4 * z.detach()
 
 
+class Whole(Wrapped):
+    """The same without a part that maps images to logits: what changes them stands in the network's own forward."""
+
+    def __init__(self, rule: str) -> None:
+        nn.Module.__init__(self)
+        self.linear, self.rule = Line().linear, rule
+
+    def inner(self, x: Tensor) -> Tensor:
+        return self.linear((x - 0.5).flatten(1))
+
+
 class Killer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -184,6 +195,19 @@ def test_mitigations_bring_every_wrapper_to_the_base_without_peeling(rule, truth
     # Labels alone leave the search by rays, whose queries end before the last ones fall.
     assert int((left & ~truth).sum()) <= (8 if rule == "onehot" else 1)
     assert bool((left[truth]).all())
+
+
+@pytest.mark.parametrize("rule", ["scale", "softmax", "tanh", "onehot", "rounding"])
+def test_logits_that_the_network_goes_on_to_change_are_attacked_where_they_are(rule, truth) -> None:
+    subject = claimed(Whole(rule).eval())
+    left = battery(subject, a8_transfer)
+    numbers = subject.measured["a8-transfer"]
+    assert [entry["name"] for entry in numbers["peel"]] == ["inner linear"]
+    # Screening takes a part that leads to nothing for hopeless: then attacks had found everything before.
+    assert int((left & ~truth).sum()) == 0 if numbers["peel"][0]["screen_found"] else torch.equal(left, subject.robust)
+    assert bool((left[truth]).all())
+    if rule in {"onehot", "rounding", "tanh"}:
+        assert numbers["peel"][0]["found"] > 5
 
 
 @pytest.mark.parametrize("rule", ["detach", "killer", "flip"])

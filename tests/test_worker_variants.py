@@ -9,6 +9,7 @@ from torch import nn
 from worker_submissions import TIMEOUT, hand_made, slim
 
 from harness.models import LocalModel, ModelWorker, RemoteModel, WorkerError, WorkerOptions
+from harness.worker.inspection import INSPECTIONS
 
 PLAIN = WorkerOptions(optimise=False, image_shape=(3, 8, 8))
 
@@ -278,6 +279,35 @@ def test_a_child_takes_images_and_undoes_the_normalisation(tmp_path, small) -> N
         assert torch.autograd.grad(logits.sum(), leaf)[0].ne(0).all()
 
 
+def test_an_inner_part_is_asked_within_the_network(small) -> None:
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.twin = nn.Linear(192, 4), nn.Identity()
+
+        def forward(self, x):
+            return self.twin(self.head((x.round(decimals=1)).flatten(1))).argmax(1, keepdim=True) == torch.arange(4)
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x):
+            return self.net(x).float()
+
+    model = LocalModel(Logits(), PLAIN)
+    about = {entry["path"]: entry for entry in INSPECTIONS["children"](model.network, small)["children"]}
+    assert (about["net.head"]["last"], about["net.head"]["first"]) == (False, "net.head")
+    assert (about["net.twin"]["last"], about["net.twin"]["first"]) == (False, "net.head")
+    head = model.variant(kind="inner", path="net.head")
+    logits = head(small)
+    assert (logits.argmax(1) == model(small).argmax(1)).all() and logits.unique().numel() > 16
+    whole = LocalModel(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), PLAIN)
+    about = INSPECTIONS["children"](whole.network, small)["children"]
+    assert [entry["last"] for entry in about if entry["outputs"] == 4] == [True]
+
+
 def test_features_are_what_the_last_layer_gets(worker, x) -> None:
     features = RemoteModel(worker).variant(kind="features")
     assert features(x).shape == (24, 32)
@@ -355,6 +385,7 @@ def test_raw_gives_the_network_the_whole_batch(small) -> None:
 def test_wrong_specs_say_what_was_expected(worker) -> None:
     wrong = {
         "expected a kind among": {"kind": "sideways"}, "expected a submodule": {"kind": "child", "path": "nowhere"},
+        "inner: path: expected": {"kind": "inner", "path": "nowhere"},
         "expected 1, 2 or 3": {"kind": "straight_through", "level": 7},
         "'float64' or": {"kind": "dtype", "dtype": "int8"},
         "expected one of no_grad": {"kind": "context", "mode": "asleep"},

@@ -18,11 +18,12 @@ CHILDREN = 3
 def measure(
     subject: Subject, *, screen: int = 24, replay: bool = True, children: int = CHILDREN, full_steps: int = FULL_STEPS
 ) -> Measured:
-    """(a) Peel: attack every child that maps images to K logits, replay on the whole. (c) Replay other submissions.
+    """(a) Peel: attack every part that answers with K logits, replay on the whole. (b) Replay other submissions.
 
-    ``peel``: one entry per child: ``name``, ``screened``, ``screen_found``, ``attempted``, ``found``. A child that
-    leads to a success among ``screen`` examples is attacked for all examples called robust, with ``full_steps`` for
-    each part of the attack.
+    A part is a submodule that maps images to K outputs by itself, or one whose K outputs the network goes on to change:
+    then the whole runs, and the attack follows what the submodule said. ``peel``: one entry per part: ``name``,
+    ``screened``, ``screen_found``, ``attempted``, ``found``. A part that leads to a success among ``screen`` examples
+    is attacked for all examples called robust, with ``full_steps`` for each part of the attack.
     ``replays``: adversarial examples of other submissions on examples called robust, drawn into the budget, and
     ``replay_found``: how many examples they broke.
     """
@@ -38,12 +39,13 @@ def measure(
         numbers["replay_found"] += len(hits[0])
         found.append(hits)
         alive[hits[0]] = False
-    for spec in _children(subject)[:children]:
+    for spec in _parts(subject, children):
         rows = alive.nonzero().squeeze(1)
-        part = variant(subject, kind="child", **spec)
+        part = variant(subject, **spec)
         if part is None or not len(rows):
             continue
-        campaign = run_campaign(subject, part, rows, name=f"child {spec['path']}", screen=screen, steps=full_steps)
+        name = f"{spec['kind']} {spec['path']}"
+        campaign = run_campaign(subject, part, rows, name=name, screen=screen, steps=full_steps)
         numbers["peel"].append(campaign.numbers)
         for pair in campaign.found:
             found.append(pair)
@@ -51,19 +53,25 @@ def measure(
     return Measured.of({**numbers, "broken": broken(found)}, found)
 
 
-def _children(subject: Subject) -> list[dict[str, Any]]:
-    """Paths, scales and shifts of the children that the worker says map images to as many outputs as classes."""
+def _parts(subject: Subject, most: int) -> list[dict[str, Any]]:
+    """What the worker says answers with as many outputs as classes: up to ``most`` children, up to ``most`` others."""
     try:
-        listed = subject.worker.probe("children", x=subject.x[:8])
+        listed = subject.worker.probe("children", x=subject.x[:8])["children"]
     except Exception as error:
         if getattr(error, "kind", "") not in {"raised", "contract"}:
             raise
         return []
-    return [
-        {key: child[key] for key in ("path", "scale", "shift") if child.get(key) is not None}
-        for child in listed["children"]
-        if child.get("image") and child.get("inputs", 1) == 1 and child.get("outputs") == subject.classes
+    parts = [child for child in listed if child.get("outputs") == subject.classes]
+    alone = [child for child in parts if child.get("image") and child.get("inputs", 1) == 1][:most]
+    # The outermost of the others is nearest to the logits; one that repeats what another says is left out.
+    said = {child.get("first") for child in alone}
+    inner = [child for child in parts if child.get("last") is False and child.get("first") == child["path"]]
+    inner = [child for child in inner[::-1] if child["path"] not in said][:most]
+    children = [
+        {"kind": "child"} | {key: child[key] for key in ("path", "scale", "shift") if child.get(key) is not None}
+        for child in alone
     ]
+    return children + [{"kind": "inner", "path": child["path"]} for child in inner]
 
 
 def _replay(subject: Subject, alive: Tensor, rows: Tensor, images: Tensor) -> tuple[int, tuple[Tensor, Tensor]]:
@@ -81,4 +89,4 @@ def _replay(subject: Subject, alive: Tensor, rows: Tensor, images: Tensor) -> tu
     return len(rows), (rows[first], points[first])
 
 
-PROBE = Probe("a8-transfer", measure, 1, needs=("g2-losses", "g5-multiscale"))
+PROBE = Probe("a8-transfer", measure, 2, needs=("g2-losses", "g5-multiscale"))

@@ -48,9 +48,12 @@ def children(network: Network, x: Tensor) -> dict[str, Any]:
 
     ``image`` tells whether the input has the shape of the images; then ``scale`` and ``shift`` (per channel) are the
     affine map from images to it, and ``explained`` the least share of a channel's variance that this map explains.
+    Where the output is (N, outputs), ``last`` tells whether it is the network's own answer, and ``first`` names the
+    first submodule with the same one.
     """
     x = _part(network, x)
     found: Calls = {}
+    answers: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[..., None]:
         def hook(part: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401
@@ -71,6 +74,8 @@ def children(network: Network, x: Tensor) -> dict[str, Any]:
             }  # fmt: skip
             if entry["image"] and given is not None:
                 entry |= _affine(given, x)
+            if entry["outputs"] is not None:
+                answers[name] = output.detach().clone()
             found[name] = entry
 
         return hook
@@ -80,8 +85,15 @@ def children(network: Network, x: Tensor) -> dict[str, Any]:
             if name:
                 with contextlib.suppress(RuntimeError):
                     stack.callback(part.register_forward_hook(watch(name)).remove)
-        network.module(x.clone())
+        logits = network.module(x.clone())
+    for name, answer in answers.items():
+        found[name]["last"] = _same(answer, logits)
+        found[name]["first"] = next(other for other, known in answers.items() if _same(answer, known))
     return {"children": list(found.values())}
+
+
+def _same(first: Tensor, second: object) -> bool:
+    return isinstance(second, Tensor) and first.shape == second.shape and torch.equal(first, second)
 
 
 def _random_states(device: torch.device) -> dict[str, str]:

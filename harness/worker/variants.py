@@ -80,6 +80,24 @@ class _Features:
         return found[-1].flatten(1)
 
 
+class _Inner:
+    """Maps images to what the submodule at ``path`` answers while the whole network runs, the last time it is asked."""
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        self._module, self._part = module, module.get_submodule(path)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The submodule's answer (N, K)."""
+        found: list[Tensor] = []
+
+        def keep(_part: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+            found.append(output)
+
+        with contextlib.closing(_Hook(self._part.register_forward_hook(keep))):
+            self._module(x)
+        return found[-1]
+
+
 class _Hook:
     """A hook that ``contextlib.closing`` takes away."""
 
@@ -159,7 +177,7 @@ class Variants:
         kind = spec.get("kind")
         makers: dict[str, Callable[[Mapping[str, Any]], tuple[Network, dict[str, Any]]]] = {
             "plain": self._make_plain, "raw": self._make_raw, "child": self._make_child,
-            "features": self._make_features, "straight_through": self._make_straight_through,
+            "inner": self._make_inner, "features": self._make_features, "straight_through": self._make_straight_through,
             "dtype": self._make_dtype, "context": self._make_context,
         }  # fmt: skip
         if kind not in makers:
@@ -222,6 +240,13 @@ class Variants:
             return result
 
         return self._network(Asked(ask)), {}
+
+    def _make_inner(self, spec: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
+        path = str(spec.get("path", ""))
+        try:
+            return self._network(Asked(_Inner(self.plain(), path))), {}
+        except AttributeError:
+            raise LoadError("contract", f"variant inner: path: expected a submodule, got {path!r}") from None
 
     def _per_channel(self, values: Any, default: float) -> Tensor:  # noqa: ANN401
         values = [default] * self.shape[0] if values is None else values
