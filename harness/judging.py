@@ -67,11 +67,14 @@ def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: Thre
     witnessed: dict[str, tuple[bool, ...]] = {}
     absent: dict[str, str] = {}
     correct: tuple[bool, ...] = ()
+    seen: dict[int, set[int]] = {}
     for task in candidate.tasks:
         if task.threat not in {None, threat} or task.kind in {"cost", "corruption"}:
             continue
         records, why = _complete(root, manifest, candidate, task)
         rows = [row for record in records for row in record.examples]
+        for row in rows:
+            seen.setdefault(row.index, set()).add(row.clean_prediction)
         if task.kind == "clean":
             correct = tuple(row.correct for row in rows)
         elif task.kind == "probe":
@@ -102,6 +105,7 @@ def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: Thre
         absent=absent,
         defence=str(candidate.card.get("defence", "static")),
         card=candidate.card,
+        wavering=sum(len(classes) > 1 for classes in seen.values()),
     )
 
 

@@ -223,6 +223,19 @@ def test_records_of_the_first_state_probe_are_still_judged() -> None:
     assert (finding.verdict, "net.calls" in finding.evidence) == ("warn", True)
 
 
+def test_records_that_contradict_each_other_are_a_broken_rule() -> None:
+    assert words("C3", wavering=1) == ["protocol/pass"]
+    (finding,) = CHECKS["C3"].judge(case(wavering=2), LIMITS)
+    assert (finding.verdict, finding.metrics["wavering"]) == ("fail", 2.0) and "another class" in finding.evidence
+    refuted = {"c1-output/refuted": 1, "c5-state/refuted": 1}
+    assert words("C3", refuted) == ["protocol/pass"]
+    (finding,) = CHECKS["C3"].judge(case(refuted | {"d1-memory/refuted": 1}), LIMITS)
+    assert (finding.verdict, finding.metrics["refuted"]) == ("fail", 3.0) and "asked again" in finding.evidence
+    # Rounding to half precision turns close decisions, and draws turn any.
+    assert words("C3", {"c1-output/half": True}, wavering=9) == ["protocol/pass"]
+    assert words("C3", {"c2-determinism/flips": 30}, wavering=9) == ["protocol/not-applicable"]
+
+
 def test_few_values_are_no_sign_with_few_classes() -> None:
     numbers = {"c1-output/distinct": 2.0, "c1-output/width": 2, "c1-output/classes": 2}
     assert words("C1", numbers, classes=2) == ["protocol/pass", "symptom/pass"]

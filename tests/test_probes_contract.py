@@ -100,6 +100,12 @@ def mode_aware(self, x):
     return self.f(1 - x) if torch.is_grad_enabled() else self.f(x)
 
 
+def mode_aware_off_the_grid(self, x):
+    """Answers otherwise where gradients are asked of images that no file with 256 values a pixel can hold."""
+    odd = (x * 255 - (x * 255).round()).abs().amax((1, 2, 3)) > 1e-3
+    return torch.where(odd[:, None] & torch.is_grad_enabled(), self.f(1 - x), self.f(x))
+
+
 def thread_aware(self, x):
     return self.f(x) if threading.current_thread() is threading.main_thread() else self.f(1 - x)
 
@@ -170,6 +176,7 @@ BROKEN = {
     "killer": (lambda self, x: self.f(Killer.apply(x)), {"C6", "C8", "G1"}),
     "flipped gradient": (flipped, {"C6", "C8"}),
     "mode-aware": (mode_aware, {"C3"}),
+    "mode-aware off the grid": (mode_aware_off_the_grid, {"C3"}),
     "thread-aware": (thread_aware, {"C3"}),
     "query counter": (counting, {"C3", "C5"}),
     "squeezed": (lambda self, x: self.f(torch.floor(8 * x) / 8), {"C6", "C7", "C8", "G1"}),

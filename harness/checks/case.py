@@ -47,6 +47,13 @@ class Case:
     defence: str = "static"
     """The card's word: static, stochastic, dynamic, non-differentiable or detector."""
     card: Mapping[str, Any] = field(default_factory=dict)
+    wavering: int = 0
+    """Examples whose class, on the image itself, is not the same in all records of the run."""
+
+    @property
+    def refuted(self) -> int:
+        """Adversarial examples that a probe had seen and that did not fool the network when it was asked again."""
+        return sum(int(numbers.get("refuted", 0)) for numbers in self.measured.values())
 
     @property
     def claimed(self) -> float:

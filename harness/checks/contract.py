@@ -1,6 +1,7 @@
 """C1 to C6: whether a network keeps the contract that every attack takes for granted."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.checks.case import Case
@@ -135,7 +136,22 @@ def judge_callers(case: Case, limits: Thresholds) -> list[Finding]:
     if same and number(fresh["difference"]) <= limits("C3", "difference_fail"):
         # There the network runs as its author wrote it: what folding and layouts round is no other answer.
         ways["fresh"] = {**fresh, "difference": 0.0}
-    return [_worst_way("C3", title, ways, _ASKED, limits, case)]
+    found = _worst_way("C3", title, ways, _ASKED, limits, case)
+    return [found if found.verdict == "fail" else _over_the_run(found, limits, case)]
+
+
+def _over_the_run(found: Finding, limits: Thresholds, case: Case) -> Finding:
+    """``found``, unless the records of the run contradict each other, which no way of asking has shown."""
+    told = {
+        "wavering": (case.wavering, "images themselves get another class in one task of the run than in another"),
+        "refuted": (case.refuted, "adversarial examples that probes had seen do not fool it when it is asked again"),
+    }  # fmt: skip
+    metrics = found.metrics | {name: float(count) for name, (count, _) in told.items()}
+    for name, (count, words) in told.items():
+        if count > limits("C3", name) and not is_half(case):
+            return replace(found, verdict="fail", metrics=metrics, threshold=limits.text("C3", name),
+                           evidence=f"Answers change from one task to the next: {count} {words}.")  # fmt: skip
+    return replace(found, metrics=metrics)
 
 
 def _worst_way(
@@ -245,7 +261,7 @@ DETERMINISM = Check(
 )  # fmt: skip
 CALLERS = Check(
     "C3", "Same answer for every caller", "protocol", "c3-callers", judge_callers, "ours",
-    "Grad modes, threads, an attack's queries asked again in other batches, and a fresh process.",
+    "Grad modes, threads, an attack's queries asked again in other batches, a fresh process, and all tasks of the run.",
     "Networks that refuse a mode are not checked in it.",
 )  # fmt: skip
 BATCH = Check(

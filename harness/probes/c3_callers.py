@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.attacks.asking import ask
+from harness.attacks.geometry import Ball
 from harness.probes.contract import Recorder, attacked, compared
 from harness.probes.probe import Probe
 from harness.probes.standing import share
@@ -25,9 +26,9 @@ def measure(
     gradients are asked of. ``replay``: a random sample of the queries of a short attack (margin, ``steps`` steps),
     asked again afterwards in another order and batch; ``fresh``: the same and the images in a second process that
     never saw anything else, not even what a network is asked while it is made faster. ``queries`` and ``nonfinite``
-    count what the attack asked and got.
+    count what the attack asked and got. Every other image is moved within the budget, off the 256 values of a pixel.
     """
-    x = subject.x[subject.pick(torch.ones(len(subject.x), dtype=torch.bool), examples)]
+    x = _off_the_grid(subject, subject.pick(torch.ones(len(subject.x), dtype=torch.bool), examples))
     reference = ask(subject.model, x, subject.batch_size)
     modes: dict[str, Any] = {mode: compared(reference, partial(_in_mode, subject, mode, x)) for mode in MODES}
     modes["attack"] = compared(reference, lambda: _with_gradient(subject, x))
@@ -45,6 +46,15 @@ def measure(
             torch.cat([answers[: len(keep)], reference]), lambda: _elsewhere(subject, torch.cat([keep, x]), timeout)
         ) | {"queries": len(keep) + len(x)}  # fmt: skip
     return Measured(numbers)
+
+
+def _off_the_grid(subject: Subject, rows: Tensor) -> Tensor:
+    """The images of ``rows``, every second one at a random point of its budget."""
+    x = subject.x[rows].clone()
+    moved = Ball(x[1::2], subject.norm, subject.eps)
+    if len(x[1::2]):
+        x[1::2] = moved.sample(subject.generators("c3-callers", rows[1::2]))
+    return x
 
 
 def _in_mode(subject: Subject, mode: str, x: Tensor) -> Tensor:
@@ -70,4 +80,4 @@ def _elsewhere(subject: Subject, x: Tensor, timeout: float) -> Tensor:
         return torch.cat([worker.forward(part)[0] for part in x.split(53)])  # type: ignore[no-untyped-call]
 
 
-PROBE = Probe("c3-callers", measure, 1, reads_attacks=False)
+PROBE = Probe("c3-callers", measure, 2, reads_attacks=False)
