@@ -18,7 +18,8 @@ drawn at the end."""
 def line(matrix: Mapping[str, Any] | None, check: str, name: str, value: float) -> dict[str, Any] | None:
     """The plain data of one line; None where the zoo says nothing about such a number.
 
-    A number is drawn when at least half of the broken models that ``check`` caught lie outside the honest band.
+    A number is drawn when at least half of the broken models that ``check`` caught lie outside the honest band, and
+    it is not just what all honest models have.
     """
     band = (matrix or {}).get("bands", {}).get(check, {}).get(name)
     if name in SIZES or not isinstance(band, Mapping) or not math.isfinite(value):
@@ -26,7 +27,7 @@ def line(matrix: Mapping[str, Any] | None, check: str, name: str, value: float) 
     low, high = band["honest"]
     broken = [float(item) for item in band["broken"]]
     outside = [item for item in broken if not low <= item <= high]
-    if not outside or 2 * len(outside) < len(broken):
+    if not outside or 2 * len(outside) < len(broken) or low == value == high:
         return None
     ends = [*outside, low, high, value]
     log = min(ends) > 0 and max(ends) > 100 * min(ends)

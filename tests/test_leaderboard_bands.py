@@ -13,6 +13,7 @@ MATRIX = {
             "mixed": {"honest": [0.0, 1.0], "broken": [0.2, 0.4, 1.5]},
             "examples": {"honest": [8.0, 8.0], "broken": [1.0, 2.0]},
             "decades": {"honest": [1e-6, 1e-5], "broken": [0.1, 1.0]},
+            "same": {"honest": [0.0, 0.0], "broken": [0.5, 1.0]},
             "far": {"honest": [-0.5, 1.0], "broken": [1e12]},
         }
     }
@@ -53,3 +54,5 @@ def test_nothing_is_drawn_where_the_zoo_says_nothing() -> None:
     assert line(MATRIX, "G3", "mixed", 0.5) is None
     assert line(MATRIX, "G3", "examples", 4.0) is None
     assert line(MATRIX, "G3", "c1", math.nan) is None
+    assert line(MATRIX, "G3", "same", 0.0) is None
+    assert line(MATRIX, "G3", "same", 0.5) is not None

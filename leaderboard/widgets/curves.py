@@ -9,6 +9,7 @@ from harness.judging import CURVE
 from leaderboard.board import Board, Row
 from leaderboard.charts import Point, Series, chart, usable
 from leaderboard.shown import significant
+from leaderboard.surfaces import surfaces
 from leaderboard.widgets.base import Widget
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -182,9 +183,10 @@ def build(board: Board, row: Row) -> dict[str, Any] | None:
     shown = {
         "charts": [item for item in drawn if item],
         "pictures": pictures(jacobian, board.class_names),
+        "surfaces": surfaces(measured.get("i2-landscape", {}), board.class_names),
         "alignment": "" if alignment is None else significant(alignment),
     }
-    return shown if shown["charts"] or shown["pictures"] else None
+    return shown if shown["charts"] or shown["pictures"] or shown["surfaces"] else None
 
 
 WIDGET = Widget("curves", "Behaviour", build)
