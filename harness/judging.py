@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import plan, store
+from harness import plan, store, suites
 from harness.checks import Case, Column, Thresholds, judge, load_thresholds
 from harness.checks.verdict import Verdict, decide
 from harness.records import Candidate, Finding, Manifest, Record, Task, ThreatModel
@@ -59,6 +59,15 @@ def _cascade_columns(
     return found
 
 
+def _is_deep(candidate: Candidate) -> bool:
+    """Whether every probe of the suite ``deep`` was asked for with the settings it has there."""
+    wanted = {
+        entry["name"]: entry.get("params", {}) for entry in suites.load("deep").entries if entry.get("kind") == "probe"
+    }
+    asked = {task.name: task.params for task in candidate.tasks if task.kind == "probe"}
+    return all(name in asked and asked[name] == params for name, params in wanted.items())
+
+
 def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: ThreatModel) -> Case | None:
     """Read the records of ``candidate`` below ``root``; None while its clean predictions are not all there."""
     columns: dict[str, Column] = {}
@@ -105,6 +114,7 @@ def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: Thre
         absent=absent,
         defence=str(candidate.card.get("defence", "static")),
         card=candidate.card,
+        deep=_is_deep(candidate),
         wavering=sum(len(classes) > 1 for classes in seen.values()),
     )
 

@@ -128,7 +128,7 @@ def badge(judgement: Judgement | None) -> Badge:
     if judgement is None:
         return Badge("unchecked", TITLES["unchecked"], "No run of this submission asked for the validity battery.")
     verdict = judgement.verdict
-    title = TITLES.get(verdict.word, verdict.word.upper())
+    title = "VERIFIED (deep)" if verdict.deep else TITLES.get(verdict.word, verdict.word.upper())
     more = {
         "verified": lambda: f" {verdict.passed}/{verdict.total}",
         "verified-with-note": lambda: f" {verdict.passed}/{verdict.total}",

@@ -3,6 +3,7 @@
 import pytest
 from leaderboard_results import CLEAN, FGSM, LINF, PGD, Folder, bits, probe
 
+from harness import suites
 from harness.judging import judge_candidate, read_case
 
 C1 = probe("c1-output")
@@ -45,3 +46,17 @@ def test_without_clean_predictions_or_probes_there_is_no_judgement(folder) -> No
     bare = folder.ask("plain", (CLEAN, FGSM))
     folder.fill("plain", CLEAN, bits("1110"))
     assert judge_candidate(folder.root, bare, bare.candidates[0], LINF) is None
+
+
+def test_the_deep_battery_is_known_by_its_settings(folder) -> None:
+    deep = [
+        probe(entry["name"], **entry.get("params", {}))
+        for entry in suites.load("deep").entries
+        if entry.get("kind") == "probe"
+    ]
+    folder.ask("net", (CLEAN, FGSM))
+    folder.fill("net", CLEAN, bits("1110"))
+    for tasks, expected in ((deep, True), (deep[1:], False), ([*deep[:-1], probe(deep[-1].name, examples=3)], False)):
+        manifest = folder.ask("net", (CLEAN, FGSM, *tasks))
+        case = read_case(folder.root, manifest, manifest.candidates[0], LINF)
+        assert case is not None and case.deep is expected

@@ -1,5 +1,7 @@
 """The verdict as a table: which evidence leads to which word, number and flags."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.checks import Case, Column, load_thresholds
@@ -133,3 +135,25 @@ def test_autoattack_is_the_headline_even_where_another_column_is_lower() -> None
     assert headline(made({PGD: 90, FGSM: 120})).key == PGD  # type: ignore[union-attr]
     assert headline(made({})) is None
     assert [strength(made(HONEST).columns[key]) for key in (AA, PGD, FGSM)] == ["strong", "iterative", "single"]
+
+
+@pytest.mark.parametrize(
+    ("hit", "findings", "word"),
+    [
+        (0, [finding("symptom", "fail", AA)], "verified-with-note"),
+        (1, [finding("symptom", "fail", AA)], "suspect"),  # 0.5 points of 200
+        (0, [finding("symptom", "warn"), finding("symptom", "warn", check="X2")], "verified-with-note"),
+        (0, [finding("symptom", "fail", "clean")], "suspect"),
+        (0, [finding("symptom", "fail", AA), finding("symptom", "unknown", check="X2")], "suspect"),
+        (0, [finding("symptom", "fail", AA), finding("protocol", "fail")], "protocol"),
+        (0, [finding("symptom", "fail", AA), finding("existence", "fail", AA)], "attack-invalid"),
+        (5, [finding("symptom", "fail", AA)], "overestimated"),
+    ],
+)
+def test_the_deep_battery_clears_symptoms_that_it_finds_nothing_behind(hit, findings, word) -> None:
+    light = decide(made(HONEST, hit=hit), findings)
+    deep = decide(replace(made(HONEST, hit=hit), deep=True), findings)
+    assert (light.deep, deep.deep) == (False, word == "verified-with-note")
+    assert deep.word == word
+    if deep.deep:
+        assert light.word == "suspect" and deep.sentence.startswith(light.sentence) and "deep" in deep.sentence

@@ -50,6 +50,9 @@ class Case:
     wavering: int = 0
     """Examples whose class, on the image itself, is not the same in all records of the run."""
 
+    deep: bool = False
+    """The probes ran with the settings of the suite ``deep``."""
+
     @property
     def refuted(self) -> int:
         """Adversarial examples that a probe had seen and that did not fool the network when it was asked again."""

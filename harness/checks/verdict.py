@@ -58,6 +58,8 @@ class Verdict:
     """Checks that do not apply, each with its reason."""
     thresholds: str
     """Version of the thresholds."""
+    deep: bool = False
+    """Symptoms would have made it SUSPECT, but the suite ``deep`` found next to nothing behind them."""
 
 
 def decide(case: Case, findings: Sequence[Finding], thresholds: Thresholds | None = None) -> Verdict:
@@ -66,6 +68,12 @@ def decide(case: Case, findings: Sequence[Finding], thresholds: Thresholds | Non
     top = headline(case)
     flags = tuple(_flag(case, column, findings, limits) for column in case.columns.values())
     word, sentence = _word(case, top, flags, findings, limits)
+    deep = word == "suspect" and _cleared(case, top, flags, findings, limits)
+    if deep:
+        word, sentence = (
+            "verified-with-note",
+            f"{sentence} The suite deep, which attacks harder, found nothing behind it.",
+        )
     judged = _by_check(findings)
     applicable = {check: verdicts for check, verdicts in judged.items() if verdicts != {"not-applicable"}}
     return Verdict(
@@ -82,7 +90,23 @@ def decide(case: Case, findings: Sequence[Finding], thresholds: Thresholds | Non
             [finding for finding in findings if judged[finding.check] == {"not-applicable"}], "not-applicable"
         ),
         thresholds=limits.version,
+        deep=deep,
     )
+
+
+def _cleared(
+    case: Case, top: Column | None, flags: Sequence[ColumnFlag], findings: Sequence[Finding], limits: Thresholds
+) -> bool:
+    """Whether the deep battery ran and broke too little to bear the symptoms out.
+
+    A symptom about the images themselves, such as memory of them, is not for attacks to clear.
+    """
+    own = next((flag for flag in flags if top is not None and flag.key == top.key), None)
+    if not case.deep or own is None or _reasons(findings, "unknown"):
+        return False
+    about = [item for item in findings if item.kind == "symptom" and _about(item, top, limits)]
+    least = limits("verdict", "strong_warn")
+    return not any("clean" in item.columns for item in about) and 100 * own.witnesses < least * case.n
 
 
 def _by_check(findings: Sequence[Finding]) -> dict[str, set[str]]:

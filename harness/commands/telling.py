@@ -35,4 +35,6 @@ def told(name: str, judgement: Judgement, *, verbose: bool = False) -> list[str]
             for item in judgement.findings
             if verbose or item.verdict not in {"pass", "not-applicable"}
         ),
-    ]
+        *([f"  next: harness run {name} --suite deep (attacks harder, to prove or clear the symptoms)"]
+          if verdict.word == "suspect" and not judgement.case.deep else []),
+    ]  # fmt: skip
