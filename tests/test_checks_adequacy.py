@@ -37,7 +37,7 @@ LOSSES = {"examples": 100, "left": {"ce": 0.6, "margin": 0.55}}
 COHERENT = {"c1": 0.95, "c2": 0.7, "c3": 0.6}
 LINEAR = {"slope": 0.9, "change": 0.01, "gamma": 1.0, "linear_error": 0.5}
 SCALES = {"beta": {"eps/16": 1.0, "eps/4": 1.0, "eps": 0.9}}
-BUDGET = {"accuracy": {"1": 0.6, "2": 0.3, "8": 0.0}, "violations": 0.0, "ratio": 0.5}
+BUDGET = {"examples": 1000, "accuracy": {"1": 0.6, "2": 0.3, "8": 0.0}, "violations": 0.0, "ratio": 0.5}
 STEPS = {"accuracy": {"10": 0.6}, "distorted": 0.0}
 LONG = {"examples": 50, "steps": 100, "restarts": 1, "found_long": 0, "found_restarts": 0, "moving": 0.0, "fosc": 0.1}
 BINARY = {"attacked": 16, "setup_failed": 0, "found": 16, "random": 0.0}
@@ -74,8 +74,11 @@ BOOKS = {"silent": 0, "silent_examples": 32, "attacks": {PGD: EXAMPLES}}
         ("G5", {"beta": {"eps/16": 1.0, "eps/4": 2.01, "eps": 1.0}}, "fail"),
         ("G5", {"beta": {"eps/16": None, "eps/4": None, "eps": None}}, "fail"),
         ("A2", BUDGET, "pass"),
-        ("A2", BUDGET | {"ratio": 0.71, "accuracy": {"1": 0.6, "2": 0.426, "8": 0.0}}, "warn"),
-        ("A2", BUDGET | {"ratio": 0.86, "accuracy": {"1": 0.6, "2": 0.516, "8": 0.0}}, "fail"),
+        ("A2", BUDGET | {"ratio": 0.75, "accuracy": {"1": 0.6, "2": 0.45, "8": 0.0}}, "warn"),
+        ("A2", BUDGET | {"ratio": 0.71, "accuracy": {"1": 0.6, "2": 0.426, "8": 0.0}}, "pass"),  # by chance, perhaps
+        ("A2", BUDGET | {"ratio": 0.9, "accuracy": {"1": 0.6, "2": 0.54, "8": 0.0}}, "fail"),
+        ("A2", BUDGET | {"examples": 12, "ratio": 1.0, "accuracy": {"1": 5 / 12, "2": 5 / 12, "8": 0.0}}, "pass"),
+        ("A2", BUDGET | {"examples": 12, "ratio": 1.0, "accuracy": {"1": 1.0, "2": 1.0, "8": 0.0}}, "warn"),
         ("A2", BUDGET | {"ratio": 0.89, "accuracy": {"1": 0.9, "2": 0.8, "8": 0.0}}, "pass"),
         ("A2", BUDGET | {"ratio": 1.0, "accuracy": {"1": 1.0, "2": 1.0, "8": 0.0}}, "fail"),
         ("A2", BUDGET | {"ratio": 0.9, "accuracy": {"1": 1.0, "2": 0.9, "8": 0.0}}, "pass"),

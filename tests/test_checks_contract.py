@@ -165,6 +165,10 @@ CASES = [
     ("C7", {"c7-continuity/zero_small": 0.9, "c7-continuity/counts": "half", "c8-derivative/dead": 1.0},
      "symptom/fail"),
     ("C7", {"c7-continuity/classes_seen": 1}, "symptom/not-applicable"),
+    ("C7", {"c7-continuity/jumping": 0.1}, "symptom/pass"),
+    ("C7", {"c7-continuity/jumping": 0.11}, "symptom/warn"),
+    ("C7", {"c7-continuity/jumping": 0.51}, "symptom/fail"),
+    ("C7", {"c7-continuity/jumping": 0.51, "c7-continuity/counts": "half"}, "information/warn"),
     ("C8", {f"{C8}error": 0.1}, "protocol/pass"),
     ("C8", {f"{C8}error": 0.11}, "symptom/warn"),
     ("C8", {f"{C8}error": 0.51}, "protocol/fail"),
@@ -185,7 +189,7 @@ CASES = [
     ("C8", {f"{C8}compared": 0, f"{C8}error": None, "c8-derivative/jvp": None}, "protocol/not-applicable"),
     ("G1", {"g1-gradients/zero/margin": 0.01}, "symptom/pass"),
     ("G1", {"g1-gradients/zero/margin": 0.011}, "symptom/fail"),
-    ("G1", {"g1-gradients/tiny/margin": 0.011}, "symptom/fail"),
+    ("G1", {"g1-gradients/tiny/margin": 0.011}, "symptom/warn"),
     ("G1", {"g1-gradients/zero/ce": 0.011}, "symptom/warn"),
     ("G1", {"g1-gradients/zero/ce": 0.21}, "symptom/fail"),
     ("G1", {"g1-gradients/saturated": 0.11}, "symptom/warn"),
@@ -251,6 +255,10 @@ def test_a_vanishing_cross_entropy_flags_its_own_columns_alone() -> None:
 
 def test_gradients_of_a_network_that_claims_nothing_are_not_judged() -> None:
     assert words("G1", {"g1-gradients/zero/margin": 0.9}, accuracy=0.05) == ["symptom/not-applicable"]
+
+
+def test_tiny_gradients_are_of_less_use_where_their_length_counts() -> None:
+    assert words("G1", {"g1-gradients/tiny/margin": 0.011}, norm="L2") == ["symptom/fail"]
 
 
 def test_a_declared_stochastic_network_is_said_to_be() -> None:

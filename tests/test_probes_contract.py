@@ -124,6 +124,21 @@ def zero_counter(self) -> None:
     self.asked = 0
 
 
+def gated(self, x):
+    """Knows the images of one half of the room by heart: a wall between them and the others, flat on either side."""
+    return self.f(x) + 40 * (x.flatten(1)[:, :8].mean(1, keepdim=True) > 0.5) * self.linear.bias
+
+
+def cached(self, x):
+    return self.f(x) + 0 * self.noted(len(x))
+
+
+def with_cache(self) -> None:
+    import functools
+
+    self.noted = functools.lru_cache(maxsize=None)(lambda n: n)
+
+
 def purified(self, x):
     with torch.no_grad():
         x = 0.5 * x + 0.25
@@ -187,12 +202,14 @@ BROKEN = {
     "reseeding": (reseeding, {"C2", "C4"}),
     "batch coupling": (lambda self, x: self.f(x) + 0.3 * self.f(x).mean(0, keepdim=True), {"C4"}),
     "buffer": (remembering, {"C5"}),
+    "gate": (gated, {"C7"}),
+    "cache": (cached, {"C5"}),
     "optimisation": (optimising, {"C6"}),
     "NaN": (refusing, {"C1"}),
     "extra class": (lambda self, x: torch.cat([self.f(x), self.f(x)[:, :1] - 9], 1), {"C1"}),
     "nested seeds": (lambda self, x: self.f(x) * 1 if torch.rand(()) < 2 else x, {"C2"}),
 }
-SETUP = {"query counter": zero_counter, "buffer": with_buffer}
+SETUP = {"cache": with_cache, "query counter": zero_counter, "buffer": with_buffer}
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -208,7 +208,15 @@ LEVEL_3 = {
     "saturated": lambda self, x: 10 * torch.tanh(self.f(x) / 1e-4),
     "softmax": lambda self, x: torch.softmax(1e4 * self.f(x), 1),
     "sign": lambda self, x: self.f(0.5 + 0.25 * torch.sign(x - 0.5)),
+    "nearest level": lambda self, x: self.f(LEVELS[(x[..., None] - LEVELS).abs().argmin(-1)]),
+    "nearest level by index": lambda self, x: self.f(
+        LEVELS.index_select(0, (x[..., None] - LEVELS).abs().argmin(dim=-1).flatten()).view_as(x)
+    ),
+    "nearest level gathered": lambda self, x: self.f(
+        LEVELS.expand(*x.shape, 6).gather(-1, (-(x[..., None] - LEVELS).square()).argmax(-1, keepdim=True)).squeeze(-1)
+    ),
 }
+LEVELS = torch.linspace(0, 1, 6)
 
 
 @pytest.mark.parametrize("name", LEVEL_3)

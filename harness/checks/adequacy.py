@@ -7,6 +7,7 @@ from harness.checks.check import Check
 from harness.checks.gradients import high, worst
 from harness.checks.rules import by_witness, claiming, headline, keys, not_applicable, points, strength, weigh
 from harness.checks.thresholds import Thresholds
+from harness.metrics import proportion
 from harness.records import Finding
 
 
@@ -58,8 +59,12 @@ def judge_budget(case: Case, limits: Thresholds) -> list[Finding]:
     # A robust network has a flat curve from the start; a masked one falls first and then no more.
     first, second = 1 - accuracy.get("1", 0.0), accuracy.get("1", 0.0) - accuracy.get("2", 0.0)
     flattens = second <= limits(check, "flattening") * first
+    # By chance alone a few images of a few withstand twice the budget.
+    stood = round(accuracy.get("1", 0.0) * numbers["examples"])
+    twice = round(accuracy.get("2", 0.0) * numbers["examples"])
+    sure = proportion(min(twice, stood), stood).low if stood else 0.0
     words = [
-        high(ratio, limits, check, "ratio") if flattens else "pass",
+        high(sure, limits, check, "ratio") if flattens else "pass",
         high(violations, limits, check, "violations"),
         "warn" if far is not None and far > limits(check, "far_warn") else "pass",
     ]

@@ -63,4 +63,4 @@ def _probabilities(subject: Subject) -> bool:
     return inside and bool(((outputs.sum(1) - 1).abs() < 1e-4).all())
 
 
-PROBE = Probe("a9-bpda", measure, 1, needs=("g2-losses", "g5-multiscale", "a8-transfer"))
+PROBE = Probe("a9-bpda", measure, 2, needs=("g2-losses", "g5-multiscale", "a8-transfer"))

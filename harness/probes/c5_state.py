@@ -47,4 +47,4 @@ def _changes(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]
     }  # fmt: skip
 
 
-PROBE = Probe("c5-state", measure, 2, reads_attacks=False)
+PROBE = Probe("c5-state", measure, 3, reads_attacks=False)

@@ -34,6 +34,17 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
+def _state_of(value: Any) -> object:  # noqa: ANN401
+    """What a generator, or a function under ``functools.lru_cache``, says of itself; None for anything else.
+
+    What such a function holds is out of reach, how much it holds is not.
+    """
+    if isinstance(value, random.Random):
+        return value.getstate()
+    count = None if isinstance(value, type) else getattr(value, "cache_info", None)
+    return count() if callable(count) else None
+
+
 class _Hasher:
     """Feeds values into one hash; each object is looked into once."""
 
@@ -57,8 +68,9 @@ class _Hasher:
         if isinstance(value, torch.Generator):
             self.hash.update(tensor_bytes(value.get_state()))
             return True
-        if isinstance(value, random.Random):
-            self.hash.update(repr(value.getstate()).encode())
+        told = _state_of(value)
+        if told is not None:
+            self.hash.update(repr(told).encode())
             return True
         return self._feed_container(value, depth)
 

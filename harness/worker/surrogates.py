@@ -90,9 +90,10 @@ class Surrogates(TorchFunctionMode):
         self._handlers: dict[str, Callable[[Value, str, Value, Value], Value]] = {
             "detach": self._transparent, "register_hook": self._unhooked, "retain_grad": self._unhooked,
             "requires_grad": self._wanted, "div": self._divided, "divide": self._divided, "setitem": self._assigned,
-            "where": self._chosen, "masked_fill": self._chosen, "argmax": self._won, "bucketize": self._binned,
-            "searchsorted": self._binned, "one_hot": self._one_hot, "scatter": self._one_hot, "mod": self._wrapped,
-            "remainder": self._wrapped, "fmod": self._wrapped, **dict.fromkeys(_MADE, self._created),
+            "where": self._chosen, "masked_fill": self._chosen, **dict.fromkeys(("argmax", "argmin"), self._won),
+            **dict.fromkeys(("bucketize", "searchsorted"), self._binned), "one_hot": self._one_hot,
+            "scatter": self._one_hot, "mod": self._wrapped, "remainder": self._wrapped, "fmod": self._wrapped,
+            **dict.fromkeys(_MADE, self._created),
             **dict.fromkeys(_HOST, self._to_host), **dict.fromkeys(_KEEP, self._kept),
             **dict.fromkeys(_STEP, self._stepped), **dict.fromkeys(_COMPARE, self._compared),
             **dict.fromkeys(_CAST, self._cast), **dict.fromkeys(_SQUASH, self._squashed),
@@ -265,12 +266,20 @@ class Surrogates(TorchFunctionMode):
         return carry(func(*args, **kwargs), first if name == "softmax" else F.softsign(first))
 
     def _won(self, func: Value, name: str, args: Value, kwargs: Value) -> Value:
-        """The class of the largest logit remembers the logits."""
+        """The class of the largest logit remembers the logits; the place of the nearest level, about where it is."""
         out = func(*args, **kwargs)
         source = self._source(args[0])
-        if self.level >= 3 and source is not None and source.dim() == 2 and out.shape == source.shape[:1]:
-            self._shadows[out] = source
-        return out
+        if self.level < 3 or source is None or not isinstance(out, Tensor):
+            return out
+        if out.shape not in {source.shape[:-1], (*source.shape[:-1], 1)}:
+            return out
+        height = -source if name == "argmin" else source
+        if source.dim() == 2 and out.dim() == 1:
+            self._shadows[out] = height
+            return out
+        width = height.detach().std(-1, keepdim=True).clamp_min(1e-12)
+        places = torch.arange(height.shape[-1], dtype=height.dtype, device=height.device)
+        return self._linked(out, (torch.softmax(4 * height / width, -1) * places).sum(-1).view(out.shape))
 
     def _wrapped(self, func: Value, name: str, args: Value, kwargs: Value) -> Value:
         """A remainder: what is left of ``x - x % step`` is then a step whose slope is 1."""
@@ -295,7 +304,7 @@ class Surrogates(TorchFunctionMode):
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor):
             return out
-        index = self._index(name, args)
+        index = self._index(name, args, kwargs)
         if index is not None and out.is_floating_point() and out.shape == index.shape:
             return carry(out, index)
         replaced = [self._source(item) if self._is_shadowed(item) else None for item in args]
@@ -314,8 +323,14 @@ class Surrogates(TorchFunctionMode):
             return False
         return self.level >= 3 or item.dtype is not torch.bool
 
-    def _index(self, name: str, args: Value) -> Tensor | None:
+    def _index(self, name: str, args: Value, kwargs: Value) -> Tensor | None:
         """What the index of a table look-up was made of."""
+        if name in {"index_select", "gather", "take_along_dim"}:
+            # Picked from what has a gradient of its own, values keep that.
+            index = kwargs.get("index", kwargs.get("indices", args[1:] and args[-1]))
+            if not args or not isinstance(index, Tensor) or args[0].requires_grad:
+                return None
+            return self._source(index)
         if name not in {"getitem", "embedding", "take"} or len(args) < 2 or not isinstance(args[1], Tensor):
             return None
         index = args[0] if name == "embedding" and not args[0].is_floating_point() else args[1]
