@@ -7,6 +7,8 @@ import pytest
 from harness.checks import Case, Column, load_thresholds
 from harness.checks.rules import headline, strength, weigh
 from harness.checks.verdict import WORDS, decide
+from harness.commands.telling import told
+from harness.judging import Judgement
 from harness.records import Finding
 
 N = 200
@@ -157,3 +159,13 @@ def test_the_deep_battery_clears_symptoms_that_it_finds_nothing_behind(hit, find
     assert deep.word == word
     if deep.deep:
         assert light.word == "suspect" and deep.sentence.startswith(light.sentence) and "deep" in deep.sentence
+
+
+def test_a_suspicion_says_how_to_go_on() -> None:
+    findings = (finding("symptom", "fail", AA),)
+
+    def lines(case: Case) -> list[str]:
+        return told("net Linf-8/255", Judgement(case, findings, decide(case, findings)))
+
+    assert lines(made(HONEST))[-1].startswith("  next: harness run net --suite deep ")
+    assert not any("next:" in line for line in lines(replace(made(HONEST), deep=True)))

@@ -21,8 +21,11 @@ def judgements(results: Path, manifest: Manifest) -> Iterator[tuple[str, ThreatM
 
 
 def told(name: str, judgement: Judgement, *, verbose: bool = False) -> list[str]:
-    """The verdict, the corrected number, flagged columns, and what the checks found (``verbose``: passes as well)."""
-    verdict = judgement.verdict
+    """The verdict, the corrected number, flagged columns, and what the checks found (``verbose``: passes as well).
+
+    ``name`` begins with the submission's, and may go on with the threat model.
+    """
+    verdict, plain = judgement.verdict, name.partition(" ")[0]
     low, high = verdict.corrected.low, verdict.corrected.high
     claimed = f"{verdict.claimed:.1%} ({verdict.headline})" if verdict.claimed is not None else "nothing"
     return [
@@ -35,6 +38,6 @@ def told(name: str, judgement: Judgement, *, verbose: bool = False) -> list[str]
             for item in judgement.findings
             if verbose or item.verdict not in {"pass", "not-applicable"}
         ),
-        *([f"  next: harness run {name} --suite deep (attacks harder, to prove or clear the symptoms)"]
+        *([f"  next: harness run {plain} --suite deep (attacks harder, to prove or clear the symptoms)"]
           if verdict.word == "suspect" and not judgement.case.deep else []),
     ]  # fmt: skip
