@@ -108,6 +108,21 @@ class Row:
         return next((item for item in self.entry.evidence.values() if item.task.kind == "clean"), None)
 
     @property
+    def curve(self) -> Evidence | None:
+        """The run's curve over many budgets; None when nobody asked, or its records hold no distance in this norm."""
+        found = (item for item in self.entry.evidence.values() if item.task.attack == CURVE)
+        item = next((item for item in found if item.task.threat == self.threat), None)
+        return item if item is not None and item.outcomes is not None and self.threat.norm in {"Linf", "L2"} else None
+
+    def withstands(self, part: float) -> list[bool]:
+        """By example: right, and what the curve's attack found is farther away than ``part`` of the budget."""
+        assert self.curve is not None and self.curve.outcomes is not None
+        found = self.curve.outcomes
+        distances = found.linf if self.threat.norm == "Linf" else found.l2
+        limit = part * self.threat.value * (1 + 1e-4)
+        return [right and far > limit for right, far in zip(found.correct, distances, strict=True)]
+
+    @property
     def attacks(self) -> dict[str, Evidence]:
         """The attacks under this board's threat model, by task key."""
         return attacks_of(self.entry, self.threat)

@@ -11,7 +11,6 @@ from statistics import NormalDist
 from typing import Any
 
 from harness.checks import load_thresholds
-from harness.judging import CURVE
 from harness.metrics import mcnemar, proportion
 from leaderboard.board import Board, Row
 from leaderboard.cells import Cell
@@ -175,17 +174,11 @@ def _memory(first: Row, second: Row) -> tuple[str, tuple[str, ...]]:
 
 
 def _zero(row: Row) -> tuple[str, tuple[str, ...]]:
-    item = next(
-        (item for item in row.entry.evidence.values() if item.task.attack == CURVE and item.task.threat == row.threat),
-        None,
-    )
-    if item is None or item.outcomes is None or row.threat.norm not in {"Linf", "L2"}:
+    if row.curve is None:
         return MISSING, ()
-    most = max(map(float, item.task.params["fractions"]))
-    distances = item.outcomes.linf if row.threat.norm == "Linf" else item.outcomes.l2
-    limit = most * row.threat.value * (1 + 1e-4)
-    left = sum(d > limit and right for d, right in zip(distances, item.outcomes.correct, strict=True))
-    share = proportion(left, len(distances))
+    most = max(map(float, row.curve.task.params["fractions"]))
+    stand = row.withstands(most)
+    share = proportion(sum(stand), len(stand))
     word = SUPPORTED if share.high < NEAR_ZERO else NOT if share.low > NEAR_ZERO else OPEN
     return word, (f"{percent(share.value, share.n)} % at {judged(most)} times the budget",)
 

@@ -235,6 +235,9 @@ def test_records_that_contradict_each_other_are_a_broken_rule() -> None:
     assert words("C3", refuted) == ["protocol/pass"]
     (finding,) = CHECKS["C3"].judge(case(refuted | {"d1-memory/refuted": 1}), LIMITS)
     assert (finding.verdict, finding.metrics["refuted"]) == ("fail", 3.0) and "asked again" in finding.evidence
+    many = {"n": 10_000, "correct": (True,) * 10_000}
+    assert words("C3", wavering=20, **many) == ["protocol/pass"]
+    assert words("C3", wavering=21, **many) == ["protocol/fail"]
     # Rounding to half precision turns close decisions, and draws turn any.
     assert words("C3", {"c1-output/half": True}, wavering=9) == ["protocol/pass"]
     assert words("C3", {"c2-determinism/flips": 30}, wavering=9) == ["protocol/not-applicable"]

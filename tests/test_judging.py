@@ -1,10 +1,13 @@
 """From a run's records to the case that checks look at."""
 
+from dataclasses import replace
+
 import pytest
 from leaderboard_results import CLEAN, FGSM, LINF, PGD, Folder, bits, probe
 
 from harness import suites
 from harness.judging import judge_candidate, read_case
+from harness.probes import PROBES
 
 C1 = probe("c1-output")
 
@@ -49,14 +52,13 @@ def test_without_clean_predictions_or_probes_there_is_no_judgement(folder) -> No
 
 
 def test_the_deep_battery_is_known_by_its_settings(folder) -> None:
-    deep = [
-        probe(entry["name"], **entry.get("params", {}))
-        for entry in suites.load("deep").entries
-        if entry.get("kind") == "probe"
-    ]
+    tasks = suites.expand(suites.load("deep"), [LINF], implementation=lambda name: name, probe=PROBES.get)
+    deep = tuple(task for task in tasks if task.kind == "probe")
+    assert len(deep) > 20
     folder.ask("net", (CLEAN, FGSM))
     folder.fill("net", CLEAN, bits("1110"))
-    for tasks, expected in ((deep, True), (deep[1:], False), ([*deep[:-1], probe(deep[-1].name, examples=3)], False)):
-        manifest = folder.ask("net", (CLEAN, FGSM, *tasks))
+    smaller = replace(deep[-1], params={"examples": 3})
+    for asked, expected in ((deep, True), (deep[1:], False), ((*deep[:-1], smaller), False)):
+        manifest = folder.ask("net", (CLEAN, FGSM, *asked))
         case = read_case(folder.root, manifest, manifest.candidates[0], LINF)
         assert case is not None and case.deep is expected

@@ -12,6 +12,8 @@ from leaderboard_results import CLEAN, LINF, PGD, Folder, bits
 
 from harness.records import Task, ThreatModel
 from leaderboard import page, tables
+from leaderboard.board import Row
+from leaderboard.cells import not_asked
 from leaderboard.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, decades, label, ticks, usable
 from leaderboard.widgets import curves
 from leaderboard.widgets.curves import build, continuity, pictures, whole_curve
@@ -156,6 +158,7 @@ def test_a_curve_over_all_images_counts_who_stands_at_each_budget(norm, expected
         correct=(True, True, True, True, False), linf=(0.05, 0.1, 0.3, math.inf, 0.0), l2=(0.0,) * 5
     )
     entry = SimpleNamespace(evidence={task.key: SimpleNamespace(task=task, outcomes=found)})
-    assert whole_curve(SimpleNamespace(entry=entry, threat=threat)) == expected
-    view = curves.budget(SimpleNamespace(entry=entry, threat=threat), {"a2-budget": {"accuracy": {"1": 0.9}}})
+    row = Row(entry, threat, not_asked("clean"), {}, {})
+    assert whole_curve(row) == expected
+    view = curves.budget(row, {"a2-budget": {"accuracy": {"1": 0.9}}})
     assert ("Auto-PGD leaves 75 % at 0.5 ε" in view["says"]) == bool(expected)

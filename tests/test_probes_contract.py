@@ -251,6 +251,12 @@ HONEST = {
 }
 
 
+def test_a_gate_is_known_by_its_jump_alone() -> None:
+    findings, _ = judged(wrapped(gated))
+    (found,) = [item for item in findings if item.check == "C7"]
+    assert "jump" in found.evidence and found.metrics["jumping"] > 0.5 and found.metrics["slope"] > 0.9
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_network_is_left_alone(name) -> None:
     findings, _ = judged(wrapped(HONEST[name]))

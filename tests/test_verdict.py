@@ -167,5 +167,5 @@ def test_a_suspicion_says_how_to_go_on() -> None:
     def lines(case: Case) -> list[str]:
         return told("net Linf-8/255", Judgement(case, findings, decide(case, findings)))
 
-    assert lines(made(HONEST))[-1].startswith("  next: harness run net --suite deep ")
+    assert lines(made(HONEST))[-1].startswith("  next: harness run net --suite deep, ")
     assert not any("next:" in line for line in lines(replace(made(HONEST), deep=True)))

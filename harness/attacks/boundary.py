@@ -48,13 +48,12 @@ def nearest_boundary(
     (N, M), where given, is filled with the dual norm of the gradient of each lead; ``nearest_again`` makes use of it.
     """
     seen = _nothing(x)
-    nearest, lead, gradient, fooled = seen
     for part in batches(len(x), batch_size):
         leaf = x[part].detach().requires_grad_()
         with torch.enable_grad():
             logits = model(leaf)
-        fooled[part] = reveal(model, leaf.detach(), logits.detach(), y[part], batch_size)
-        looking = ~fooled[part] if wanted is None else wanted[part]
+        seen.fooled[part] = reveal(model, leaf.detach(), logits.detach(), y[part], batch_size)
+        looking = ~seen.fooled[part] if wanted is None else wanted[part]
         if not bool(looking.any()):
             continue
         for column in range(others.shape[1]):
@@ -63,17 +62,8 @@ def nearest_boundary(
                 gap = gap.squeeze(1)
             last = column + 1 == others.shape[1]
             slope = input_gradient(gap, leaf, wanted=looking, retain_graph=not last)
-            length = torch.linalg.vector_norm(slope.flatten(1), ord=_DUAL[norm], dim=1)
-            if not bool(length.isfinite().all()):
-                slope = finite(slope)
-                length = torch.linalg.vector_norm(slope.flatten(1), ord=_DUAL[norm], dim=1)
-            if slopes is not None:
-                slopes[part, column] = length
-            distance = gap.detach().abs() / length
-            closer = (distance < nearest[part]) & looking
-            nearest[part] = torch.where(closer, distance, nearest[part])
-            lead[part] = torch.where(closer, gap.detach(), lead[part])
-            gradient[part][closer] = slope[closer]
+            rows = looking.nonzero().squeeze(1)
+            _take(seen, slopes, part.start + rows, column, gap.detach()[rows], slope[rows], norm)
     return seen
 
 
@@ -87,7 +77,6 @@ def nearest_again(
     that would be nearer than it if their slope had grown by the factor ``_STEEPER``, or that had none.
     """
     seen = _nothing(x)
-    rows = torch.arange(len(x), device=x.device)
     leads = x.new_zeros(others.shape)
     guess = x.new_zeros(len(x), dtype=torch.int64)
 
@@ -99,9 +88,10 @@ def nearest_again(
 
     logits, lead, gradient = ask_gradient(model, x, likeliest_lead, batch_size, leave=y)
     seen.fooled.copy_(reveal(model, x, logits, y, batch_size))
-    _take(seen, slopes, rows, guess, lead, gradient, norm)
+    rows = (~seen.fooled).nonzero().squeeze(1)
+    _take(seen, slopes, rows, guess[rows], lead[rows], gradient[rows], norm)
     possible = (leads.abs() / (_STEEPER * slopes) < seen.distance[:, None]) | (slopes == 0)
-    possible[rows, guess] = False
+    possible[torch.arange(len(x), device=x.device), guess] = False
     rows, columns = (possible & ~seen.fooled[:, None]).nonzero(as_tuple=True)
     if len(rows):
 
@@ -126,13 +116,21 @@ def _nothing(x: Tensor) -> Boundary:
 
 
 def _take(
-    seen: Boundary, slopes: Tensor, rows: Tensor, columns: Tensor, lead: Tensor, gradient: Tensor, norm: str
+    seen: Boundary,
+    slopes: Tensor | None,
+    rows: Tensor,
+    columns: Tensor | int,
+    lead: Tensor,
+    gradient: Tensor,
+    norm: str,
 ) -> None:
-    """Enter one linearised boundary of each of ``rows`` (all different) that are not fooled, where it is nearer."""
-    keep = ~seen.fooled[rows]
-    rows, columns, lead, gradient = rows[keep], columns[keep], lead[keep], finite(gradient[keep])
+    """Enter one linearised boundary of each of ``rows``, all different, where it is nearer than what was seen there."""
     length = torch.linalg.vector_norm(gradient.flatten(1), ord=_DUAL[norm], dim=1)
-    slopes[rows, columns] = length
+    if not bool(length.isfinite().all()):
+        gradient = finite(gradient)
+        length = torch.linalg.vector_norm(gradient.flatten(1), ord=_DUAL[norm], dim=1)
+    if slopes is not None:
+        slopes[rows, columns] = length
     distance = lead.abs() / length
     closer = distance < seen.distance[rows]
     at = rows[closer]

@@ -68,14 +68,14 @@ def judge_budget(case: Case, limits: Thresholds) -> list[Finding]:
         high(violations, limits, check, "violations"),
         "warn" if far is not None and far > limits(check, "far_warn") else "pass",
     ]
-    word, seen = worst(words), {"ratio": ratio, "violations": violations, "far": far}
+    word, seen = worst(words), {"ratio": ratio, "ratio at least": sure, "violations": violations, "far": far}
     return [
         Finding(
             check, title, "symptom", word, keys(claiming(case, limits)) if word != "pass" else (),
             {name: float(value) for name, value in seen.items() if value is not None},
             limits.text(check, "violations_fail" if words[1] == "fail" else "ratio_fail"),
-            f"Twice the budget leaves {ratio:.0%} of what the budget leaves; {violations:.1%} of the images fall at "
-            "one budget and stand at a larger one.",
+            f"Twice the budget leaves {ratio:.0%} of the {stood} images that the budget leaves, surely {sure:.0%}; "
+            f"{violations:.1%} of the images fall at one budget and stand at a larger one.",
         ),
         *found,
     ]  # fmt: skip

@@ -49,7 +49,6 @@ class Case:
     card: Mapping[str, Any] = field(default_factory=dict)
     wavering: int = 0
     """Examples whose class, on the image itself, is not the same in all records of the run."""
-
     deep: bool = False
     """The probes ran with the settings of the suite ``deep``."""
 

@@ -148,7 +148,7 @@ def _over_the_run(found: Finding, limits: Thresholds, case: Case) -> Finding:
     }  # fmt: skip
     metrics = found.metrics | {name: float(count) for name, (count, _) in told.items()}
     for name, (count, words) in told.items():
-        if count > limits("C3", name) and not is_half(case):
+        if count > max(limits("C3", name), limits("C3", "share") * case.n) and not is_half(case):
             return replace(found, verdict="fail", metrics=metrics, threshold=limits.text("C3", name),
                            evidence=f"Answers change from one task to the next: {count} {words}.")  # fmt: skip
     return replace(found, metrics=metrics)

@@ -11,6 +11,9 @@ from harness.records import Manifest, ThreatModel
 MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL", "unknown": "?   ", "not-applicable": "n/a "}
 """How a finding's verdict is shown."""
 
+DEEPER = "  next: harness run {} --suite deep, with the same options: attacks harder, to prove or clear the symptoms"
+"""What to do about a suspicion; for the submission's name."""
+
 
 def judgements(results: Path, manifest: Manifest) -> Iterator[tuple[str, ThreatModel, Judgement | None]]:
     """Submission, threat model and judgement for each that a run asked the battery about; None without records."""
@@ -38,6 +41,5 @@ def told(name: str, judgement: Judgement, *, verbose: bool = False) -> list[str]
             for item in judgement.findings
             if verbose or item.verdict not in {"pass", "not-applicable"}
         ),
-        *([f"  next: harness run {plain} --suite deep (attacks harder, to prove or clear the symptoms)"]
-          if verdict.word == "suspect" and not judgement.case.deep else []),
-    ]  # fmt: skip
+        *([DEEPER.format(plain)] if verdict.word == "suspect" and not judgement.case.deep else []),
+    ]

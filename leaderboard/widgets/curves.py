@@ -5,7 +5,6 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from harness.judging import CURVE
 from leaderboard.board import Board, Row
 from leaderboard.charts import Point, Series, chart, usable
 from leaderboard.shown import significant
@@ -46,22 +45,11 @@ def whole_curve(row: Row) -> list[Point]:
 
     Counted over all images from the distance of what the attack returned; records hold no distance in L1.
     """
-    item = next(
-        (item for item in row.entry.evidence.values() if item.task.attack == CURVE and item.task.threat == row.threat),
-        None,
-    )
-    if item is None or item.outcomes is None or row.threat.norm not in {"Linf", "L2"}:
+    if row.curve is None or row.curve.outcomes is None or not any(row.curve.outcomes.correct):
         return []
-    found = item.outcomes
-    distances = found.linf if row.threat.norm == "Linf" else found.l2
-    right = [distance for distance, correct in zip(distances, found.correct, strict=True) if correct]
-    if not right:
-        return []
-    return [
-        (part, 100 * sum(distance > part * row.threat.value * (1 + 1e-4) for distance in right) / len(right))
-        for part in map(float, item.task.params.get("fractions", ()))
-        if part <= WIDEST
-    ]
+    right = sum(row.curve.outcomes.correct)
+    parts = (part for part in map(float, row.curve.task.params.get("fractions", ())) if part <= WIDEST)
+    return [(part, 100 * sum(row.withstands(part)) / right) for part in parts]
 
 
 def budget(row: Row, measured: Mapping[str, Numbers]) -> dict[str, Any] | None:
