@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,18 @@ def _cascade_columns(
     return found
 
 
-def _is_deep(candidate: Candidate) -> bool:
-    """Whether every probe of the suite ``deep`` was asked for with the settings it has there."""
-    wanted = {
+@cache
+def _deep_settings() -> Mapping[str, Mapping[str, Any]]:
+    """The probes of the suite ``deep`` and their settings there."""
+    return {
         entry["name"]: entry.get("params", {}) for entry in suites.load("deep").entries if entry.get("kind") == "probe"
     }
+
+
+def _is_deep(candidate: Candidate) -> bool:
+    """Whether every probe of the suite ``deep`` was asked for with the settings it has there."""
     asked = {task.name: task.params for task in candidate.tasks if task.kind == "probe"}
-    return all(name in asked and asked[name] == params for name, params in wanted.items())
+    return all(name in asked and asked[name] == params for name, params in _deep_settings().items())
 
 
 def read_case(root: Path, manifest: Manifest, candidate: Candidate, threat: ThreatModel) -> Case | None:

@@ -227,28 +227,32 @@ def _lines(claim: Claim, rows: Mapping[str, Row], slug: str) -> tuple[list[Line]
 
 
 def page_data(boards: Sequence[Board], claims: Sequence[Claim] | None = None) -> dict[str, Any] | None:
-    """Plain data of the page from the board that holds most of the claims' submissions; None where none does."""
+    """Plain data of the page, from the board of most images on which a claim was measured; None without any board.
+
+    More images decide more than more networks do, so a board on a sample gives way to one on the test set. Where
+    nothing was measured the board with most of the claims' submissions is shown, None where it has none of them.
+    """
     claims = load_claims() if claims is None else claims
     wanted = {name for claim in claims for names in (*claim.pairs, claim.singles) for name in names}
 
-    def held(board: Board) -> tuple[int, int]:
-        return len(wanted & {row.id for row in board.rows}), board.n
+    def weight(found: tuple[Board, list[dict[str, Any]]]) -> tuple[int, int]:
+        board, judged_claims = found
+        measured = any(claim["measured"] for claim in judged_claims)
+        return board.n if measured else 0, len(wanted & {row.id for row in board.rows})
 
-    best = max((board for board in boards if held(board)[0]), key=held, default=None)
-    if best is None:
-        return None
-    rows = {row.id: row for row in best.rows}
-    found = []
-    for claim in claims:
-        lines, verdict = _lines(claim, rows, best.slug)
-        measured = sum(item.verdict != MISSING for item in lines)
-        paired = claim.test in {"greater", "not-greater", "as-good"}
-        found.append(
-            {
-                "id": claim.id, "paper": claim.paper, "says": claim.says, "note": claim.note, "verdict": verdict,
-                "word": verdict.partition(" at ")[0].replace(" ", "-"), "rule": TESTS[claim.test],
-                "published": claim.published, "lines": lines, "measured": measured, "of": len(lines),
-                "heads": [HEADS[quantity] for quantity in QUANTITIES] if paired else [("Measured", "")],
-            }
-        )  # fmt: skip
-    return {"board": best, "claims": found, "papers": PAPERS}
+    known = [(board, [_judged(claim, board) for claim in claims]) for board in boards]
+    best = max(known, key=weight, default=None)
+    return None if best is None or not weight(best)[1] else {"board": best[0], "claims": best[1], "papers": PAPERS}
+
+
+def _judged(claim: Claim, board: Board) -> dict[str, Any]:
+    """One claim on one board, for the template."""
+    lines, verdict = _lines(claim, {row.id: row for row in board.rows}, board.slug)
+    paired = claim.test in {"greater", "not-greater", "as-good"}
+    return {
+        "id": claim.id, "paper": claim.paper, "says": claim.says, "note": claim.note, "verdict": verdict,
+        "word": verdict.partition(" at ")[0].replace(" ", "-"), "rule": TESTS[claim.test],
+        "published": claim.published, "lines": lines, "of": len(lines),
+        "measured": sum(item.verdict != MISSING for item in lines),
+        "heads": [HEADS[quantity] for quantity in QUANTITIES] if paired else [("Measured", "")],
+    }  # fmt: skip

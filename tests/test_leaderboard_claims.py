@@ -112,6 +112,18 @@ def test_the_page_says_what_was_measured_and_what_was_not(boards) -> None:
     assert "MiB" in found["d"]["lines"][0].cells[0]
 
 
+def test_many_images_count_more_than_many_networks(boards, tmp_path) -> None:
+    sample = Folder(tmp_path / "sample", n=20, size=20, dataset="cifar10-sample", full=20)
+    for name in ("wide", "narrow", "twin", "fourth"):
+        sample.complete(name, first(15, 20), {"square": first(9, 20)})
+    claims = [Claim("a", "RCM", "Wide.", "greater", (("wide", "narrow"), ("twin", "narrow"), ("fourth", "narrow")))]
+    everything = [*tables.load([sample.root]), *boards]
+    view = page_data(everything, claims)
+    assert view is not None and (view["board"].n, view["claims"][0]["measured"]) == (500, 2)
+    small = page_data(tables.load([sample.root]), claims)
+    assert small is not None and (small["board"].n, small["claims"][0]["measured"]) == (20, 3)
+
+
 def test_a_board_without_the_claims_submissions_has_no_page(boards, tmp_path) -> None:
     assert page_data(boards) is None
     assert page_data([]) is None
