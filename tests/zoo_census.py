@@ -4,6 +4,7 @@ Run by hand, an hour or two on one core, one model in memory at a time, the larg
 the same command goes on where it was stopped:
 
     nice -n 19 python tests/zoo_census.py [--table docs/robustbench-census.md] [--rows census.jsonl] [--only NAME]
+        [--part K/N]
 
 An entry counts as held when the network that the adapter loads from the saved files gives, on two of the sample's
 images, the logits of the network that was saved, and finite logits of the right shape on all twenty.
@@ -155,11 +156,18 @@ def table(rows: list[tuple[tuple[str, str, str], dict[str, object]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def done(file: Path) -> dict[tuple[str, str, str], dict[str, object]]:
+    """Rows of earlier and of other processes, by data set, board and name."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {tuple(names): row for names, row in map(json.loads, lines)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, default=Path("docs/robustbench-census.md"))
     parser.add_argument("--rows", type=Path, default=Path("census.jsonl"), help="what is done, kept for the next time")
     parser.add_argument("--only", default="", help="only entries whose name holds this text")
+    parser.add_argument("--part", default="1/1", help="K/N: every N-th entry, for processes side by side on one --rows")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from harness.hubs.robustbench import BOARDS, DATASETS, _zoo
@@ -169,18 +177,18 @@ def main() -> int:
         (dataset, board, name) for dataset in DATASETS for board in BOARDS for name in zoo[dataset].get(board, {})
     ]
     wanted = [names for names in wanted if arguments.only in names[2]]
-    rows = {}
-    if arguments.rows.exists():
-        rows = {tuple(names): row for names, row in map(json.loads, arguments.rows.read_text().splitlines())}
-    for names in sorted(wanted, key=lambda names: any(part in names[2] for part in LARGE)):
-        if names not in rows:
-            rows[names] = alone(*names)
+    part, parts = map(int, arguments.part.split("/"))
+    ordered = sorted(wanted, key=lambda names: any(part in names[2] for part in LARGE))
+    for names in ordered[part - 1 :: parts]:
+        if names not in done(arguments.rows):
+            row = alone(*names)
             with open(arguments.rows, "a") as file:
-                file.write(json.dumps([names, rows[names]]) + "\n")
-            sys.stdout.write(f"{names} {json.dumps(rows[names])}\n")
+                file.write(json.dumps([names, row]) + "\n")
+            sys.stdout.write(f"{names} {json.dumps(row)}\n")
             sys.stdout.flush()
-        arguments.table.parent.mkdir(exist_ok=True)
-        arguments.table.write_text(table([(item, rows.get(item, WAITING)) for item in wanted]))
+    rows = done(arguments.rows)
+    arguments.table.parent.mkdir(exist_ok=True)
+    arguments.table.write_text(table([(item, rows.get(item, WAITING)) for item in wanted]))
     return 0
 
 

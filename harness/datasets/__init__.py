@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from harness.datasets.cifar import load_cifar
+from harness.datasets.cifar import FOLDERS, data_folder, load_cifar
 from harness.datasets.corrupted import Corrupted, corrupted, corruptions_of
 from harness.datasets.dataset import Dataset
 from harness.datasets.mnist import load_mnist
@@ -14,7 +14,7 @@ from harness.datasets.svhn import load_svhn
 from harness.errors import DatasetError, UnknownNameError
 from harness.registry import Registry
 
-__all__ = ["DATASETS", "NPZ", "Corrupted", "Dataset", "corrupted", "corruptions_of", "load", "names"]
+__all__ = ["DATASETS", "NPZ", "Corrupted", "Dataset", "at_hand", "corrupted", "corruptions_of", "load", "names"]
 
 DATASETS: Registry[Callable[[Path | None], Dataset]] = Registry("dataset")
 """From a name to the function that loads the whole data set, given the folder for downloads or None."""
@@ -35,6 +35,12 @@ NPZ = "npz:"
 def names() -> list[str]:
     """Names of the registered data sets, sorted; ``npz:FILE`` comes on top."""
     return DATASETS.names()
+
+
+def at_hand(name: str, data_dir: Path | None = None) -> bool:
+    """Whether the registered data set ``name`` can be loaded without a network: a sample, or CIFAR where it lies."""
+    folder = FOLDERS.get(name)
+    return name.endswith("-sample") if folder is None else (data_folder(data_dir) / folder).is_dir()
 
 
 def load(name: str, *, data_dir: Path | None = None, limit: int | None = None) -> Dataset:

@@ -18,6 +18,9 @@ from harness.errors import DatasetError
 FULL = 10_000
 """Examples of each test split."""
 
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""What the archives unpack to, below ``data_folder``."""
+
 PATIENCE = 30.0
 """Seconds to wait for an answer from the network."""
 

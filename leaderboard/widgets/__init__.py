@@ -13,6 +13,7 @@ from leaderboard.widgets import (
     summary,
     validity,
     waterfall,
+    witnesses,
 )
 from leaderboard.widgets.base import Widget
 
@@ -22,6 +23,7 @@ WIDGETS: tuple[Widget, ...] = (
     accuracies.WIDGET,
     waterfall.WIDGET,
     validity.WIDGET,
+    witnesses.WIDGET,
     curves.WIDGET,
     corruptions.WIDGET,
     per_class.WIDGET,
