@@ -94,7 +94,8 @@ def _original(entry: Entry, index: int) -> Image | None:
     span = next((span for span in entry.spans if span[0] <= index < span[1]), None)
     if data is None or span is None or not _same(data, span):
         return None
-    return np.asarray(data.images[index], dtype=np.float32).transpose(2, 0, 1) / 255
+    image: Image = np.asarray(data.images[index : index + 1], dtype=np.float32)[0].transpose(2, 0, 1) / np.float32(255)
+    return image
 
 
 @cache
