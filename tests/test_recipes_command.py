@@ -121,7 +121,9 @@ def test_flags_change_the_id_the_seed_and_the_images(run, capsys) -> None:
 
 def test_half_precision_weights_are_validated_as_they_are_written(run, images) -> None:
     _, out = run("natural", extra='weights = "float16"\nselection = "best"')
-    tensors = load_file(out / "tiny" / "weights.safetensors")
+    weights = out / "tiny" / "weights.safetensors"
+    assert weights.stat().st_mode == (out / "tiny" / "submission.toml").stat().st_mode, "readable by whom the card is"
+    tensors = load_file(weights)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
     training = json.loads((out / "tiny" / "training.json").read_text())
     assert again(out / "tiny", images) == training["validation"]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from submissions.recipes.config import Config
@@ -76,7 +76,7 @@ def publish(
     folder = out / config.id
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "weights.safetensors"
-    save_file(_weights(model, config.weights), weights)
+    weights.write_bytes(save(_weights(model, config.weights)))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     chosen, spent = picked(config, history), cost(history)
     notes = (config.notes, f"Training: {_told(config, chosen, spent)}.")
