@@ -38,7 +38,7 @@ COHERENT = {"c1": 0.95, "c2": 0.7, "c3": 0.6}
 LINEAR = {"slope": 0.9, "change": 0.01, "gamma": 1.0, "linear_error": 0.5}
 SCALES = {"beta": {"eps/16": 1.0, "eps/4": 1.0, "eps": 0.9}}
 BUDGET = {"examples": 1000, "accuracy": {"1": 0.6, "2": 0.3, "8": 0.0}, "violations": 0.0, "ratio": 0.5}
-STEPS = {"accuracy": {"10": 0.6}, "distorted": 0.0}
+STEPS = {"examples": 100, "accuracy": {"10": 0.6}, "distorted": 0.0}
 LONG = {"examples": 50, "steps": 100, "restarts": 1, "found_long": 0, "found_restarts": 0, "moving": 0.0, "fosc": 0.1}
 BINARY = {"attacked": 16, "setup_failed": 0, "found": 16, "random": 0.0}
 EXAMPLES = {"checked": 60, "not_finite": 0, "outside_box": 0, "outside": 0, "replayed": 100, "fooling": 100}
@@ -84,16 +84,22 @@ BOOKS = {"silent": 0, "silent_examples": 32, "attacks": {PGD: EXAMPLES}}
         ("A2", BUDGET | {"ratio": 0.9, "accuracy": {"1": 1.0, "2": 0.9, "8": 0.0}}, "pass"),
         ("A2", BUDGET | {"violations": 0.02}, "warn"),
         ("A2", BUDGET | {"violations": 0.04}, "fail"),
+        ("A2", BUDGET | {"examples": 24, "violations": 1 / 24}, "pass"),  # one image: chance
+        ("A2", BUDGET | {"examples": 24, "violations": 2 / 24}, "fail"),
         ("A2", BUDGET | {"accuracy": {"1": 0.6, "2": 0.3, "8": 0.11}}, "warn"),
         ("A2", BUDGET | {"accuracy": {"1": 0.1, "2": 0.09}, "ratio": 0.9}, "not-applicable"),
         ("A3", STEPS, "pass"),
         ("A3", STEPS | {"distorted": 0.06}, "warn"),
         ("A3", STEPS | {"distorted": 0.11}, "fail"),
+        ("A3", STEPS | {"examples": 17, "distorted": 2 / 17}, "pass"),  # two images: chance
+        ("A3", STEPS | {"examples": 17, "distorted": 3 / 17}, "fail"),
         ("A4", LONG, "pass"),
         ("A4", LONG | {"found_long": 2}, "pass"),  # two examples: chance
         ("A4", LONG | {"found_long": 3}, "warn"),  # 6 % of 50 % robust: 3 points
         ("A4", LONG | {"found_long": 3, "found_restarts": 3}, "fail"),
         ("A4", LONG | {"moving": 0.11}, "fail"),
+        ("A4", LONG | {"examples": 8, "moving": 2 / 8}, "pass"),  # two examples: chance
+        ("A4", LONG | {"examples": 8, "moving": 3 / 8}, "fail"),
     ],
 )
 def test_symptoms_on_both_sides_of_their_thresholds(check, numbers, verdict) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from harness.checks.case import Case, Column
 from harness.checks.check import Check
-from harness.checks.gradients import high, worst
+from harness.checks.gradients import enough, high, worst
 from harness.checks.rules import by_witness, claiming, headline, keys, not_applicable, points, strength, weigh
 from harness.checks.thresholds import Thresholds
 from harness.metrics import proportion
@@ -65,7 +65,9 @@ def judge_budget(case: Case, limits: Thresholds) -> list[Finding]:
     sure = proportion(min(twice, stood), stood).low if stood else 0.0
     words = [
         high(sure, limits, check, "ratio") if flattens else "pass",
-        high(violations, limits, check, "violations"),
+        high(violations, limits, check, "violations")
+        if enough(violations, numbers["examples"], limits, check)
+        else "pass",
         "warn" if far is not None and far > limits(check, "far_warn") else "pass",
     ]
     word, seen = worst(words), {"ratio": ratio, "ratio at least": sure, "violations": violations, "far": far}
@@ -97,10 +99,13 @@ def judge_single_step(case: Case, limits: Thresholds) -> list[Finding]:
     gap = 100 * (column.accuracy - weaker.accuracy) if weaker else 0.0
     false = weigh(column, case.witnesses_against(column.key), case.n, limits)
     distorted = numbers.get("distorted", 0.0) if numbers.get("applicable", True) else 0.0
+    seen = distorted
+    if not enough(distorted, numbers.get("examples", 0), limits, check):
+        distorted = 0.0
     word = worst([high(gap, limits, check, "gap"), high(distorted, limits, check, "distorted")])
     text = f"FGSM leaves {column.accuracy:.1%}"
     text += f", PGD {weaker.accuracy:.1%}" if weaker else ""
-    text += f"; {distorted:.1%} of the images fall to a shorter step and stand at the full one"
+    text += f"; {seen:.1%} of the images fall to a shorter step and stand at the full one"
     text += ": catastrophic overfitting." if distorted > limits(check, "distorted_fail") else "."
     key = (column.key,)
     return [
@@ -135,11 +140,11 @@ def judge_convergence(case: Case, limits: Thresholds) -> list[Finding]:
     numbers = case.measured["a4-convergence"]
     more = numbers["found_long"] + numbers["found_restarts"]
     share = sum(case.survivors) / case.n * more / numbers["examples"]
-    moving = numbers["moving"] or 0.0
+    moving, stand = numbers["moving"] or 0.0, numbers["examples"] - numbers["found_long"]
     top = headline(case)
     words = [
         high(100 * share, limits, check, "more") if more >= limits(check, "least") else "pass",
-        "fail" if moving > limits(check, "moving_fail") else "pass",
+        "fail" if moving > limits(check, "moving_fail") and enough(moving, stand, limits, check) else "pass",
     ]
     word = worst(words)
     weak = [column for column in claiming(case, limits) if strength(column) != "strong" or column is top]

@@ -6,6 +6,7 @@ from typing import Any
 from harness.checks.case import Case
 from harness.checks.check import Check
 from harness.checks.contract import is_random, number
+from harness.checks.gradients import enough
 from harness.checks.provenance import truthful
 from harness.checks.rules import claiming, keys, not_applicable
 from harness.checks.thresholds import Thresholds
@@ -98,8 +99,10 @@ def _derivative(  # noqa: PLR0911
 ) -> tuple[str, str, str, str]:
     """Kind, verdict, the threshold that decided, and the sentence."""
     error, opposite = number(main["error"], 0.0), number(main["opposite"], 0.0)
+    if not enough(opposite, main["compared"], limits, "C8"):
+        opposite = 0.0
     large = numbers["steps"]["sign@4"]
-    if numbers["silent"] > limits("C8", "silent_fail"):
+    if numbers["silent"] > limits("C8", "silent_fail") and enough(numbers["silent"], numbers["examples"], limits, "C8"):
         text = f"The gradient is zero at {numbers['dead']:.0%} of the images, where the margin does change."
         return "protocol", "fail", "silent_fail", text
     if number(numbers["jvp"], 0.0) > limits("C8", "jvp_fail"):
@@ -143,9 +146,13 @@ def judge_gradients(case: Case, limits: Thresholds) -> list[Finding]:
         return not_applicable("G1", title, "symptom", f"no column claims {limits('verdict', 'claim'):.0%}")
     if not numbers.get("applicable", True):
         return not_applicable("G1", title, "symptom", str(numbers.get("reason", "nothing to look at")))
-    zero, tiny, entries = numbers["zero"], numbers["tiny"], numbers["entries"]["margin"]
+    points, entries = numbers["points"], numbers["entries"]["margin"]
+    zero, tiny = (
+        {loss: share if enough(share, points, limits, "G1") else 0.0 for loss, share in numbers[name].items()}
+        for name in ("zero", "tiny")
+    )
     metrics = {
-        "zero_ce": zero["ce"], "zero_margin": zero["margin"], "zero_dlr": zero["dlr"], "tiny_margin": tiny["margin"],
+        **{f"zero_{loss}": share for loss, share in numbers["zero"].items()}, "tiny_margin": numbers["tiny"]["margin"],
         "entries": entries, "saturated": numbers["saturated"],
     }  # fmt: skip
     ce_only = [column for column in claims if column.attack in CE_COLUMNS]

@@ -55,6 +55,11 @@ def high(value: float | None, limits: Thresholds, check: str, name: str) -> str:
     return "warn" if value > limits(check, f"{name}_warn") else "pass"
 
 
+def enough(share: float, of: float, limits: Thresholds, check: str) -> bool:
+    """Whether ``share`` of ``of`` images is so many that it is not chance: ``least`` of the check's thresholds."""
+    return round(share * of) >= limits(check, "least")
+
+
 def _numbers(**values: float | None) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
