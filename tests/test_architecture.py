@@ -29,6 +29,7 @@ OWN = {
         "harness.plan",
         "harness.checks",
         "harness.judging",
+        "harness.datasets",  # the images beside adversarial examples that records keep
     },
 }
 """What a room may import of this project."""
