@@ -1,6 +1,7 @@
 """Adversarial examples that contradict a flagged column, as small pictures: read from the files beside the records."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from leaderboard.evidence import Span
 Image = NDArray[np.float32]
 """(C, H, W), values in [0, 1]."""
 
+CHANNELS = (1, 3)
+"""What can be shown as a picture."""
 ORDER = ("overestimated", "suspect", "note")
 """Flags in the order in which their witnesses are shown."""
 
@@ -38,6 +41,8 @@ class Witness:
     adversarial: Image
     original: Image | None
     """The image itself; None when the data set is not on this machine."""
+    file: Path
+    """Where the example lies, below the results folder."""
 
 
 def witnesses(entry: Entry, flags: Sequence[tuple[ColumnFlag, Sequence[int]]], most: int) -> list[Witness]:
@@ -66,7 +71,7 @@ def witnesses(entry: Entry, flags: Sequence[tuple[ColumnFlag, Sequence[int]]], m
 
 
 def _of_source(entry: Entry, task: Task, column: str, wanted: set[int]) -> Iterator[Witness]:
-    """Witnesses of one attack or probe, in the order of the images; files that cannot be read are passed over."""
+    """Witnesses of one attack or probe, by image; files that their record does not vouch for are passed over."""
     from safetensors import SafetensorError, safe_open
 
     whole = Shard(entry.candidate.id, entry.dataset, task, 0, entry.n)
@@ -74,7 +79,7 @@ def _of_source(entry: Entry, task: Task, column: str, wanted: set[int]) -> Itera
         shard = Shard(entry.candidate.id, entry.dataset, task, start, stop)
         path = store.adversarial_path(entry.root, shard)
         record = store.find_record(entry.root, shard) if path.is_file() else None
-        if record is None:
+        if record is None or not _holds(path, record.adversarial_sha256):
             continue
         rows = {row.index: row for row in record.examples if row.index in wanted and not row.robust}
         try:
@@ -82,10 +87,19 @@ def _of_source(entry: Entry, task: Task, column: str, wanted: set[int]) -> Itera
                 indices = file.get_tensor("indices").tolist()
                 pictures = file.get_slice("x_adv")
                 for place, index in enumerate(indices):
-                    if index in rows:
-                        yield Witness(column, task, rows[index], pictures[place], _original(entry, index))
+                    if index in rows and pictures.get_shape()[1] in CHANNELS:
+                        original = _original(entry, index)
+                        yield Witness(
+                            column, task, rows[index], pictures[place], original, path.relative_to(entry.root)
+                        )
         except (OSError, KeyError, SafetensorError):
             continue
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether the file is the one that the record was written with."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
 
 def _original(entry: Entry, index: int) -> Image | None:
@@ -128,12 +142,3 @@ def png(image: Image) -> str:
 def stretched(change: Image) -> Image:
     """A perturbation for the eye: zero is mid-grey, its largest value black or white."""
     return 0.5 + change / (2 * max(float(np.abs(change).max()), 1e-12))
-
-
-def file_of(entry: Entry, witness: Witness) -> Path:
-    """Where the adversarial example lies, below the results folder."""
-    whole = Shard(entry.candidate.id, entry.dataset, witness.source, 0, entry.n)
-    spans = store.spans_on_disk(entry.root, whole)
-    start, stop = next(span for span in spans if span[0] <= witness.row.index < span[1])
-    path = store.adversarial_path(entry.root, Shard(entry.candidate.id, entry.dataset, witness.source, start, stop))
-    return path.relative_to(entry.root)

@@ -1,7 +1,9 @@
 """Pictures of witnesses on a submission's page: which are shown, with what beside them, and when there are none."""
 
 import base64
+import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,10 +29,17 @@ def sample():
 
 
 def store_examples(folder: Folder, name: str, task, indices, images) -> None:
-    path = store.adversarial_path(folder.root, Shard(name, folder.dataset, task, 0, folder.n))
-    save_file(
-        {"indices": np.array(indices, dtype=np.int64), "x_adv": np.ascontiguousarray(images, dtype=np.float32)}, path
-    )
+    shard = Shard(name, folder.dataset, task, 0, folder.n)
+    tensors = {"indices": np.array(indices, dtype=np.int64), "x_adv": np.ascontiguousarray(images, dtype=np.float32)}
+    save_file(tensors, store.adversarial_path(folder.root, shard))
+    seal(folder, shard)
+
+
+def seal(folder: Folder, shard: Shard) -> None:
+    """Let the record vouch for the file as it is."""
+    content = store.adversarial_path(folder.root, shard).read_bytes()
+    record = store.find_record(folder.root, shard)
+    store.write_record(folder.root, replace(record, adversarial_sha256=hashlib.sha256(content).hexdigest()))
 
 
 def moved(sample, indices) -> np.ndarray:
@@ -118,13 +127,25 @@ def test_only_some_are_shown(tmp_path, sample) -> None:
     assert len(shown(with_flag(board))["witnesses"]) == MOST
 
 
+def test_a_file_that_was_changed_since_is_no_evidence(tmp_path, sample) -> None:
+    folder, board = board_of(tmp_path, sample)
+    path = store.adversarial_path(folder.root, Shard("net", folder.dataset, PGD, 0, N))
+    images = np.zeros((8, 3, 32, 32), dtype=np.float32)
+    save_file({"indices": np.arange(10, 18), "x_adv": images}, path)
+    assert shown(with_flag(board)) is None
+    seal(folder, Shard("net", folder.dataset, PGD, 0, N))
+    assert len(shown(with_flag(board))["witnesses"]) == 6
+
+
 @pytest.mark.parametrize("damage", [b"", b"no tensors", None])
 def test_without_a_readable_file_there_is_no_section(tmp_path, sample, damage) -> None:
     folder, board = board_of(tmp_path, sample)
-    path = store.adversarial_path(folder.root, Shard("net", folder.dataset, PGD, 0, N))
+    shard = Shard("net", folder.dataset, PGD, 0, N)
+    path = store.adversarial_path(folder.root, shard)
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)
+        seal(folder, shard)
     board = with_flag(board)
     assert shown(board) is None
     index = page.build([board], tmp_path / "site")

@@ -4,7 +4,7 @@ from typing import Any
 
 from harness.checks.case import Case, Column
 from harness.checks.check import Check
-from harness.checks.gradients import enough, high, worst
+from harness.checks.gradients import beyond_chance, high, worst
 from harness.checks.rules import by_witness, claiming, headline, keys, not_applicable, points, strength, weigh
 from harness.checks.thresholds import Thresholds
 from harness.metrics import proportion
@@ -65,9 +65,7 @@ def judge_budget(case: Case, limits: Thresholds) -> list[Finding]:
     sure = proportion(min(twice, stood), stood).low if stood else 0.0
     words = [
         high(sure, limits, check, "ratio") if flattens else "pass",
-        high(violations, limits, check, "violations")
-        if enough(violations, numbers["examples"], limits, check)
-        else "pass",
+        high(beyond_chance(violations, numbers["examples"], limits, check), limits, check, "violations"),
         "warn" if far is not None and far > limits(check, "far_warn") else "pass",
     ]
     word, seen = worst(words), {"ratio": ratio, "ratio at least": sure, "violations": violations, "far": far}
@@ -98,10 +96,8 @@ def judge_single_step(case: Case, limits: Thresholds) -> list[Finding]:
     weaker = _first(case, "pgd")
     gap = 100 * (column.accuracy - weaker.accuracy) if weaker else 0.0
     false = weigh(column, case.witnesses_against(column.key), case.n, limits)
-    distorted = numbers.get("distorted", 0.0) if numbers.get("applicable", True) else 0.0
-    seen = distorted
-    if not enough(distorted, numbers.get("examples", 0), limits, check):
-        distorted = 0.0
+    seen = numbers.get("distorted", 0.0) if numbers.get("applicable", True) else 0.0
+    distorted = beyond_chance(seen, numbers.get("examples", 0), limits, check)
     word = worst([high(gap, limits, check, "gap"), high(distorted, limits, check, "distorted")])
     text = f"FGSM leaves {column.accuracy:.1%}"
     text += f", PGD {weaker.accuracy:.1%}" if weaker else ""
@@ -144,7 +140,7 @@ def judge_convergence(case: Case, limits: Thresholds) -> list[Finding]:
     top = headline(case)
     words = [
         high(100 * share, limits, check, "more") if more >= limits(check, "least") else "pass",
-        "fail" if moving > limits(check, "moving_fail") and enough(moving, stand, limits, check) else "pass",
+        "fail" if beyond_chance(moving, stand, limits, check) > limits(check, "moving_fail") else "pass",
     ]
     word = worst(words)
     weak = [column for column in claiming(case, limits) if strength(column) != "strong" or column is top]

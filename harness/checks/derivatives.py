@@ -6,7 +6,7 @@ from typing import Any
 from harness.checks.case import Case
 from harness.checks.check import Check
 from harness.checks.contract import is_random, number
-from harness.checks.gradients import enough
+from harness.checks.gradients import beyond_chance
 from harness.checks.provenance import truthful
 from harness.checks.rules import claiming, keys, not_applicable
 from harness.checks.thresholds import Thresholds
@@ -98,11 +98,10 @@ def _derivative(  # noqa: PLR0911
     numbers: Mapping[str, Any], main: Mapping[str, Any], limits: Thresholds
 ) -> tuple[str, str, str, str]:
     """Kind, verdict, the threshold that decided, and the sentence."""
-    error, opposite = number(main["error"], 0.0), number(main["opposite"], 0.0)
-    if not enough(opposite, main["compared"], limits, "C8"):
-        opposite = 0.0
+    error = number(main["error"], 0.0)
+    opposite = beyond_chance(number(main["opposite"], 0.0), main["compared"], limits, "C8")
     large = numbers["steps"]["sign@4"]
-    if numbers["silent"] > limits("C8", "silent_fail") and enough(numbers["silent"], numbers["examples"], limits, "C8"):
+    if beyond_chance(numbers["silent"], numbers["examples"], limits, "C8") > limits("C8", "silent_fail"):
         text = f"The gradient is zero at {numbers['dead']:.0%} of the images, where the margin does change."
         return "protocol", "fail", "silent_fail", text
     if number(numbers["jvp"], 0.0) > limits("C8", "jvp_fail"):
@@ -148,7 +147,7 @@ def judge_gradients(case: Case, limits: Thresholds) -> list[Finding]:
         return not_applicable("G1", title, "symptom", str(numbers.get("reason", "nothing to look at")))
     points, entries = numbers["points"], numbers["entries"]["margin"]
     zero, tiny = (
-        {loss: share if enough(share, points, limits, "G1") else 0.0 for loss, share in numbers[name].items()}
+        {loss: beyond_chance(share, points, limits, "G1") for loss, share in numbers[name].items()}
         for name in ("zero", "tiny")
     )
     metrics = {

@@ -55,9 +55,9 @@ def high(value: float | None, limits: Thresholds, check: str, name: str) -> str:
     return "warn" if value > limits(check, f"{name}_warn") else "pass"
 
 
-def enough(share: float, of: float, limits: Thresholds, check: str) -> bool:
-    """Whether ``share`` of ``of`` images is so many that it is not chance: ``least`` of the check's thresholds."""
-    return round(share * of) >= limits(check, "least")
+def beyond_chance(share: float, of: float, limits: Thresholds, check: str) -> float:
+    """``share`` of ``of`` images or points, or 0 when it is fewer of them than ``least`` of the check's thresholds."""
+    return share if round(share * of) >= limits(check, "least") else 0.0
 
 
 def _numbers(**values: float | None) -> dict[str, float]:

@@ -7,7 +7,7 @@ from harness.checks import CHECKS
 from leaderboard.board import Board, Row, name_of
 from leaderboard.shown import judged
 from leaderboard.widgets.base import Widget
-from leaderboard.witnesses import Witness, file_of, png, stretched, witnesses
+from leaderboard.witnesses import Witness, png, stretched, witnesses
 
 MOST = 8
 """Witnesses shown, at most."""
@@ -40,7 +40,7 @@ def _plain(board: Board, row: Row, witness: Witness) -> dict[str, Any]:
         "column": name_of(witness.column),
         "source": _source(witness),
         "distance": "" if distance is None else f"{board.threat.norm} {judged(distance)}",
-        "file": str(file_of(row.entry, witness)),
+        "file": str(witness.file),
     }
 
 
