@@ -133,17 +133,31 @@ MIGRATIONS: dict[int, Any] = {1: _with_measurements}
 def read_record(path: Path, *, examples: bool = True) -> Record:
     """Read one record, or without ``examples`` its header alone. ``ResultsError`` when the file is not a record."""
     try:
-        schema = pq.read_schema(path)
-        data = json.loads((schema.metadata or {})[_HEADER])
+        with pq.ParquetFile(path) as file:
+            data = json.loads((file.schema_arrow.metadata or {})[_HEADER])
+            if not isinstance(data, dict):
+                raise ValueError(f"expected a header with names, got {type(data).__name__}")
+            table = file.read(use_threads=False) if examples else None
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ResultsError(f"{path}: expected a record, got {type(error).__name__}: {error}") from None
     data = migrate(data, path)
     try:
-        if examples:
-            data["examples"] = pq.read_table(path).to_pylist()
-        return record_from_dict(data)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        record = record_from_dict(data)
+        return record if table is None else replace(record, examples=_examples(table))
+    except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: not a record of schema {SCHEMA}: {type(error).__name__}: {error}") from None
+
+
+def _examples(table: pa.Table) -> tuple[Example, ...]:
+    """The rows of a record's table, column by column: several times faster than one dictionary a row."""
+    if not table.schema.equals(_COLUMNS, check_metadata=False):
+        got = ", ".join(f"{item.name} {item.type}" for item in table.schema)
+        raise ValueError(
+            f"expected the columns {', '.join(f'{item.name} {item.type}' for item in _COLUMNS)}, got {got}"
+        )
+    if any(column.null_count for column in table.columns):
+        raise ValueError("expected a value in every row, got an empty one")
+    return tuple(map(Example, *(column.to_numpy().tolist() for column in table.columns)))
 
 
 def find_record(root: Path, shard: Shard, *, examples: bool = True) -> Record | None:

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -46,6 +47,41 @@ def test_a_damaged_file_counts_as_not_there(tmp_path, make_record, damage) -> No
     assert store.find_record(tmp_path, record.shard) is None
     with pytest.raises(ResultsError, match="expected a record"):
         store.read_record(path)
+
+
+def _other_type(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "index", table["index"].cast(pa.float64()))
+
+
+def _lacking(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["label"])
+
+
+def _empty_cell(table: pa.Table) -> pa.Table:
+    labels = [*table["label"].to_pylist()[:-1], None]
+    return table.set_column(1, table.schema.field("label"), pa.array(labels, table.schema.field("label").type))
+
+
+def _other_header(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata(dict.fromkeys(table.schema.metadata, b"[]"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_other_type, "expected the columns index int64.* got index double"),
+        (_lacking, "expected the columns index int64, label int64.* got index int64, clean"),
+        (_empty_cell, "expected a value in every row"),
+        (_other_header, "expected a header with names, got list"),
+    ],
+)
+def test_a_table_of_another_make_is_no_record(tmp_path, make_record, change, said) -> None:
+    record = make_record()
+    path = store.write_record(tmp_path, record)
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(ResultsError, match=said):
+        store.read_record(path)
+    assert store.find_record(tmp_path, record.shard) is None
 
 
 def test_a_newer_schema_is_named_and_left_alone(tmp_path, make_record) -> None:
