@@ -16,12 +16,15 @@ from harness.cli import main as harness
 from harness.metrics import mcnemar
 from harness.plan import State, state, work_of
 from harness.records import Manifest, ThreatModel
+from harness.submission import CARD
 
-ROBUST = [
-    "fgsm-rs-1222", "fgsm-rs-1122", "fgsm-rs-w7-1122", "fgsm-rs-max-1222", "fgsm-rs-max-1122", "fgsm-rs-up2",
-    "double-backprop", "jarn-at1", "jarn-at1-lambda0",
-]  # fmt: skip
-"""The bundled submissions that AutoAttack leaves something of."""
+FALLEN = {"natural", "fgsm-at-collapsed", "uniform-noise", "jarn"}
+"""Bundled submissions that AutoAttack leaves nothing of: there is nothing to compare."""
+ROBUST = sorted(
+    path.parent.name
+    for path in Path(__file__).parents[1].glob(f"submissions/*/{CARD}")
+    if path.parent.name not in FALLEN
+)
 SUITE = Path(__file__).with_name("parity.toml")
 MEMBERS = {"apgd-ce": "APGD-CE", "apgd-t-alone": "APGD-T", "fab-t-alone": "FAB-T", "square-alone": "Square"}
 """Tasks in which a member attacks every correctly classified image; the first of a cascade always does."""

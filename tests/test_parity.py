@@ -1,4 +1,78 @@
-"""The table of tests/parity.py, from records and by hand."""
+"""The comparison with pyautoattack: what its table says of records, and that the command runs."""
 
+from pathlib import Path
+
+import parity
 import pytest
-from test_architecture import ROOT  # noqa: F401
+
+from harness.records import ThreatModel
+
+OURS, THEIRS = Path("ours"), Path("theirs")
+THREAT = ThreatModel("Linf", 8 / 255)
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+    """``outcomes[root, task]``: robust or not by example, where a test puts it."""
+    known: dict[tuple[Path, str], dict[int, bool]] = {}
+    monkeypatch.setattr(
+        parity, "newest", lambda root, submission, key, limit: known.get((root, key.partition("@")[0]), {})
+    )
+    return known
+
+
+def rows(limit: int = 4) -> dict[str, parity.Row]:
+    return {row.what: row for row in parity.table(OURS, THEIRS, ["model"], [THREAT], limit)}
+
+
+def test_a_member_is_compared_on_the_examples_that_both_sides_have(outcomes) -> None:
+    outcomes[OURS, "apgd-ce"] = {0: True, 1: False, 2: False, 3: True}
+    outcomes[THEIRS, "apgd-ce"] = {0: True, 1: True, 2: True}
+    row = rows()["APGD-CE"]
+    assert (row.n, row.ours, row.theirs, row.only_ours, row.only_theirs, row.holds) == (3, 1, 3, 2, 0, True)
+
+
+@pytest.mark.parametrize(("more", "holds"), [(1, True), (2, False)])
+def test_one_robust_example_more_is_the_bound(outcomes, more, holds) -> None:
+    outcomes[OURS, "square-alone"] = {index: index < 2 + more for index in range(4)}
+    outcomes[THEIRS, "square-alone"] = {index: index < 2 for index in range(4)}
+    row = rows()["Square"]
+    assert (row.only_ours, row.only_theirs, row.holds) == (0, more, holds)
+
+
+def test_all_four_is_what_no_member_broke_and_needs_all_of_them(outcomes) -> None:
+    for root in (OURS, THEIRS):
+        for at, name in enumerate(parity.MEMBERS):
+            outcomes[root, name] = {index: index != at for index in range(6)}
+    row = rows()["all four"]
+    assert (row.n, row.ours, row.theirs) == (6, 2, 2)
+    del outcomes[THEIRS, "fab-t-alone"]
+    assert "all four" not in rows()
+
+
+@pytest.mark.parametrize(("attacked", "what"), [(3, "all four"), (4, "AutoAttack"), (5, "AutoAttack")])
+def test_the_larger_of_the_cascade_and_the_members_is_shown(outcomes, attacked, what) -> None:
+    for root in (OURS, THEIRS):
+        for name in parity.MEMBERS:
+            outcomes[root, name] = dict.fromkeys(range(4), True)
+        outcomes[root, parity.CASCADE] = dict.fromkeys(range(attacked), True)
+    assert list(rows()) == [*parity.MEMBERS.values(), what]
+
+
+def test_the_default_is_what_autoattack_leaves_something_of() -> None:
+    published = Path(parity.__file__).parents[1] / "leaderboard" / "results"
+    limit = 10**6
+    left = {
+        name: parity.newest(published, name, "square@Linf-8/255", limit) for name in (*parity.ROBUST, *parity.FALLEN)
+    }
+    assert all(left.values())
+    assert {name for name, found in left.items() if any(found.values())} == set(parity.ROBUST)
+
+
+def test_the_command_runs_both_sides_and_writes_the_table(tmp_path, monkeypatch) -> None:
+    command = ["parity", "fgsm-rs-1222", "--dataset", "cifar10-sample", "--limit", "3", "--attack", "apgd-ce"]
+    command += ["--threat", "Linf:8/255", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "t.md")]
+    monkeypatch.setattr("sys.argv", command)
+    assert parity.main() == 0
+    lines = (tmp_path / "t.md").read_text().splitlines()
+    assert lines[-1].startswith("| fgsm-rs-1222 | Linf-8/255 | APGD-CE | 3 |")
