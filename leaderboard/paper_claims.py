@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -30,12 +31,14 @@ AS_GOOD = 0.02
 """A loss whose 95 % interval ends above minus this counts as none."""
 NEAR_ZERO = 0.01
 """Accuracy whose 95 % interval ends below this counts as zero."""
+SEED = re.compile(r"-s(\d+)$")
+"""How the name of a training with another seed ends: ``fgsm-rs-1122-s1``."""
 SUPPORTED, NOT, OPEN, MISSING = "supported", "not supported", "undecided at this size", "not measured yet"
 TESTS = {
-    "greater": "the first of each pair is more robust: a paired difference above 0 with p < 0.05. "
+    "greater": "the first of each pair is more robust: a paired difference above 0 with p < 0.05, and none of the pairs at 0 or below. "
     "Not supported when the interval ends below +1 point",
     "not-greater": "the first of each pair gains nothing: the interval of the paired difference ends below +1 point. "
-    "Not supported when it is above 0 with p < 0.05",
+    "Not supported when it is above 0 with p < 0.05, and none of the pairs at 0 or below",
     "as-good": "the first of each pair loses at most 2 points: the interval of the paired difference begins above −2. "
     "Not supported when it ends below that",
     "less-memory": "peak memory of one forward and backward pass, at least a twentieth less",
@@ -146,6 +149,20 @@ HEADS = {
 }
 
 
+def seeded(names: tuple[str, ...], known: Collection[str]) -> list[tuple[str, ...]]:
+    """``names``, and the same trainings with each further seed of which ``known`` has all of them."""
+    ends = sorted((SEED.search(name) for name in known), key=lambda found: int(found[1]) if found else 0)
+    suffixes = dict.fromkeys(found[0] for found in ends if found)
+    more = (tuple(f"{name}{suffix}" for name in names) for suffix in suffixes)
+    return [names, *(found for found in more if set(found) <= set(known))]
+
+
+def _agreed(verdict: str, test: str, changes: Sequence[Difference]) -> str:
+    """``verdict`` over several pairs; a gain is none for certain while one of the pairs lost."""
+    gain = verdict == {"greater": SUPPORTED, "not-greater": NOT}.get(test)
+    return OPEN if gain and any(change.value <= 0 for change in changes) else verdict
+
+
 def _change(pairs: Sequence[tuple[Row, Row]], quantity: str) -> Difference | None:
     outcomes = []
     for first, second in pairs:
@@ -201,8 +218,9 @@ def _lines(claim: Claim, rows: Mapping[str, Row], slug: str) -> tuple[list[Line]
 
     lines: list[Line] = []
     there: list[tuple[Row, Row]] = []
+    robust: list[Difference] = []
     each: Sequence[tuple[str, ...]] = claim.pairs or tuple((name,) for name in claim.singles)
-    for names in each:
+    for names in (run for pair in each for run in seeded(pair, rows)):
         found = [rows[name] for name in names if name in rows]
         if len(found) < len(names):
             lines.append(line(names, MISSING, ()))
@@ -214,7 +232,9 @@ def _lines(claim: Claim, rows: Mapping[str, Row], slug: str) -> tuple[list[Line]
             pair = (found[0], found[1])
             changes = [_change([pair], quantity) for quantity in QUANTITIES]
             known = changes[-1]
-            there += [pair] if known else []
+            if known:
+                there.append(pair)
+                robust.append(known)
             word = verdict_of(claim.test, known) if known else MISSING
             lines.append(line(names, word, tuple(map(_told, changes))))
     words = [item.verdict for item in lines if item.verdict != MISSING]
@@ -222,7 +242,7 @@ def _lines(claim: Claim, rows: Mapping[str, Row], slug: str) -> tuple[list[Line]
         return lines, MISSING
     if there:
         whole = _change(there, "robust")
-        return lines, verdict_of(claim.test, whole) if whole else MISSING
+        return lines, _agreed(verdict_of(claim.test, whole), claim.test, robust) if whole else MISSING
     return lines, words[0] if len(set(words)) == 1 else OPEN
 
 
@@ -242,7 +262,11 @@ def page_data(boards: Sequence[Board], claims: Sequence[Claim] | None = None) ->
 
     known = [(board, [_judged(claim, board) for claim in claims]) for board in boards]
     best = max(known, key=weight, default=None)
-    return None if best is None or not weight(best)[1] else {"board": best[0], "claims": best[1], "papers": PAPERS}
+    if best is None or not weight(best)[1]:
+        return None
+    names = {name for claim in best[1] for line in claim["lines"] for name in line.names}
+    seeds = any(SEED.search(name) for name in names)
+    return {"board": best[0], "claims": best[1], "papers": PAPERS, "seeds": seeds}
 
 
 def _judged(claim: Claim, board: Board) -> dict[str, Any]:

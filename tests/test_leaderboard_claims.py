@@ -20,6 +20,7 @@ from leaderboard.paper_claims import (
     difference,
     load_claims,
     page_data,
+    seeded,
     verdict_of,
 )
 
@@ -110,6 +111,26 @@ def test_the_page_says_what_was_measured_and_what_was_not(boards) -> None:
     assert found["e"]["lines"][0].cells == ("0.0 % at 16 times the budget",)
     assert found["f"]["lines"][0].cells == ("25.0 % at 16 times the budget",)
     assert "MiB" in found["d"]["lines"][0].cells[0]
+
+
+def test_further_seeds_are_found_in_their_order() -> None:
+    known = ["a-s10", "a-s2", "a", "b", "b-s2", "b-s10", "b-s3", "c-s4"]
+    assert seeded(("a", "b"), known) == [("a", "b"), ("a-s2", "b-s2"), ("a-s10", "b-s10")]
+    assert seeded(("b",), known) == [("b",), ("b-s2",), ("b-s3",), ("b-s10",)]
+    assert seeded(("d",), known) == [("d",)]
+
+
+@pytest.mark.parametrize(("second", "verdict"), [((240, 150), SUPPORTED), ((150, 150), OPEN), ((100, 150), OPEN)])
+def test_a_gain_must_show_with_every_seed(tmp_path, second, verdict) -> None:
+    folder = Folder(tmp_path / "results", n=500, size=500)
+    robust = {"wide": 250, "narrow": 150, "wide-s1": second[0], "narrow-s1": second[1]}
+    for name, count in robust.items():
+        folder.complete(name, first(375, 500), {"square": first(count, 500)})
+    view = page_data(tables.load([folder.root]), [Claim("a", "RCM", "Wide.", "greater", (("wide", "narrow"),))])
+    assert view is not None and view["seeds"]
+    (claim,) = view["claims"]
+    assert [line.names for line in claim["lines"]] == [("wide", "narrow"), ("wide-s1", "narrow-s1")]
+    assert (claim["verdict"], claim["measured"]) == (verdict, 2)
 
 
 def test_many_images_count_more_than_many_networks(boards, tmp_path) -> None:
