@@ -35,10 +35,11 @@ SEED = re.compile(r"-s(\d+)$")
 """How the name of a training with another seed ends: ``fgsm-rs-1122-s1``."""
 SUPPORTED, NOT, OPEN, MISSING = "supported", "not supported", "undecided at this size", "not measured yet"
 TESTS = {
-    "greater": "the first of each pair is more robust: a paired difference above 0 with p < 0.05, and none of the pairs at 0 or below. "
+    "greater": "the first of each pair is more robust: a paired difference above 0 with p < 0.05, and no pair at 0 "
+    "or below. "
     "Not supported when the interval ends below +1 point",
     "not-greater": "the first of each pair gains nothing: the interval of the paired difference ends below +1 point. "
-    "Not supported when it is above 0 with p < 0.05, and none of the pairs at 0 or below",
+    "Not supported when it is above 0 with p < 0.05, and no pair at 0 or below",
     "as-good": "the first of each pair loses at most 2 points: the interval of the paired difference begins above −2. "
     "Not supported when it ends below that",
     "less-memory": "peak memory of one forward and backward pass, at least a twentieth less",
