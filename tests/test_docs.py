@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+import recipes_page
 import suites_page
 
 import harness.cli
@@ -107,6 +108,13 @@ def test_the_parity_page_is_in_the_menu_when_it_is_there(tmp_path, there) -> Non
 
 def test_the_page_of_suites_is_up_to_date() -> None:
     assert suites_page.main(["--check"]) == 0, "run: python tests/suites_page.py"
+
+
+def test_the_page_of_recipes_is_up_to_date_and_says_what_every_field_is() -> None:
+    assert recipes_page.main(["--check"]) == 0, "run: python tests/recipes_page.py"
+    assert not re.findall(r"\|  \|$", text_of("train.md").split("## A configuration file")[1].split("\n## ")[0], re.M)
+    known = {path.stem for path in (CONFIG.parents[2] / "submissions" / "recipes").glob("*.py")}
+    assert set(recipes_page.recipes()) <= known and len(recipes_page.recipes()) == 16
 
 
 def test_the_page_of_suites_has_every_task_and_parameter() -> None:

@@ -23,23 +23,31 @@ class Config:
     id: str
     """Folder name of the submission."""
     title: str
+    """What the board calls it."""
     recipe: str
     """Module of ``submissions.recipes`` that says how a batch is learnt from."""
     architecture: str = "slim_resnet"
     """Module of ``submissions.architectures`` whose ``build`` makes the network."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the architecture."""
     eps: str = "8/255"
     """Training budget in Linf, as an exact fraction."""
     epochs: int = 12
+    """Passes over the training images."""
     batch_size: int = 128
+    """Images per step."""
     lr: float = 0.2
-    """Peak learning rate of the one-cycle schedule."""
+    """Peak learning rate."""
     weight_decay: float = 5e-4
+    """Of the weights with two or more dimensions; biases and BatchNorm have none."""
     seed: int = 0
+    """Of the initial weights, the order of the images and every random draw."""
     bf16: bool = True
     """bfloat16 autocast in training; validation and the published weights are float32."""
     paper: str = ""
+    """Address of the paper, for the card."""
     notes: str = ""
+    """A sentence for the card, before the one about the training."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the recipe: weights, steps, schedules of its own."""
     schedule: str = "one-cycle"
