@@ -10,15 +10,15 @@ import re
 import sys
 from dataclasses import MISSING, fields
 from itertools import pairwise
-from pathlib import Path
 from types import ModuleType
+
+from generated_page import ROOT, write_or_check
 
 from harness.submission import CARD
 from submissions.recipes import config as configuration
 from submissions.recipes.config import Config, read
 from submissions.recipes.method import Method
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "train.md"
 CONFIGS = ROOT / "submissions" / "recipes" / "configs"
 GIVEN = {"self", "model", "optimiser", "config", "x", "y", "eps", "generator"}
@@ -153,12 +153,7 @@ def markdown() -> str:
 
 def main(argv: list[str]) -> int:
     """Write the page, or compare it."""
-    text = markdown()
-    if "--check" in argv:
-        return 0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else 1
-    PAGE.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{PAGE.relative_to(ROOT)}: {len(text.splitlines())} lines\n")
-    return 0
+    return write_or_check(PAGE, markdown(), argv)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@
 
 import inspect
 import sys
-from pathlib import Path
 from typing import Any
+
+from generated_page import ROOT, write_or_check
 
 from harness import suites
 from harness.attacks import ATTACKS
 from harness.probes import PROBES
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "suites.md"
 ORDER = ("quick", "standard", "deep", "check", "fast", "autoattack-rand", "autoattack-plus", "corruptions")
 """The usual ones first; others follow by name."""
@@ -113,12 +113,7 @@ def markdown() -> str:
 
 def main(argv: list[str]) -> int:
     """Write the page, or compare it."""
-    text = markdown()
-    if "--check" in argv:
-        return 0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else 1
-    PAGE.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{PAGE.relative_to(ROOT)}: {len(text.splitlines())} lines\n")
-    return 0
+    return write_or_check(PAGE, markdown(), argv)
 
 
 if __name__ == "__main__":
