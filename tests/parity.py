@@ -9,6 +9,7 @@ The exact test images are needed: ``--dataset cifar10`` takes torchvision's file
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from harness import store
@@ -66,6 +67,7 @@ def outcomes(root: Path, manifest: Manifest, submission: str, key: str) -> dict[
     return found
 
 
+@cache
 def newest(root: Path, submission: str, key: str, limit: int) -> dict[int, bool]:
     """Outcomes from whichever run of ``root`` holds the most of them, within the first ``limit`` examples."""
     best: dict[int, bool] = {}

@@ -25,6 +25,7 @@ from harness.submission.card import read_card
 from harness.tables import TASK_COLUMNS
 from leaderboard import cli as leaderboard_cli
 from leaderboard.validity import TITLES
+from submissions.recipes.config import read
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -113,8 +114,7 @@ def test_the_page_of_suites_is_up_to_date() -> None:
 def test_the_page_of_recipes_is_up_to_date_and_says_what_every_field_is() -> None:
     assert recipes_page.main(["--check"]) == 0, "run: python tests/recipes_page.py"
     assert not re.findall(r"\|  \|$", text_of("train.md").split("## A configuration file")[1].split("\n## ")[0], re.M)
-    known = {path.stem for path in (CONFIG.parents[2] / "submissions" / "recipes").glob("*.py")}
-    assert set(recipes_page.recipes()) <= known and len(recipes_page.recipes()) == 16
+    assert set(recipes_page.recipes()) == {read(path).recipe for path in recipes_page.CONFIGS.glob("*.toml")}
 
 
 def test_the_page_of_suites_has_every_task_and_parameter() -> None:

@@ -1,5 +1,7 @@
 """The comparison with pyautoattack: what its table says of records, and that the command runs."""
 
+import re
+import shlex
 from pathlib import Path
 
 import parity
@@ -69,10 +71,12 @@ def test_the_default_is_what_autoattack_leaves_something_of() -> None:
     assert {name for name, found in left.items() if any(found.values())} == set(parity.ROBUST)
 
 
-def test_the_command_runs_both_sides_and_writes_the_table(tmp_path, monkeypatch) -> None:
-    command = ["parity", "fgsm-rs-1222", "--dataset", "cifar10-sample", "--limit", "3", "--attack", "apgd-ce"]
-    command += ["--threat", "Linf:8/255", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "t.md")]
-    monkeypatch.setattr("sys.argv", command)
+def test_the_command_of_the_page_runs_both_sides_and_writes_the_table(tmp_path, monkeypatch) -> None:
+    page = (Path(parity.__file__).parents[1] / "docs" / "speed.md").read_text()
+    (line,) = re.findall(r"^python tests/(parity\.py .*--limit 3 .*)$", page, re.M)
+    words = shlex.split(line)
+    words[words.index("--results") + 1], words[words.index("--out") + 1] = str(tmp_path / "r"), str(tmp_path / "t.md")
+    monkeypatch.setattr("sys.argv", words)
     assert parity.main() == 0
     lines = (tmp_path / "t.md").read_text().splitlines()
-    assert lines[-1].startswith("| fgsm-rs-1222 | Linf-8/255 | APGD-CE | 3 |")
+    assert lines[-1].startswith("| fgsm-rs-1122 | Linf-8/255 | APGD-CE | 3 |")

@@ -226,8 +226,9 @@ def test_the_three_first_recipes_train_as_ever() -> None:
     split = Split(pixels, torch.randint(0, 10, (96,), generator=draw))
     for module in (natural, fgsm_at, fgsm_rs):
         config = Config(
-            id="x", title="X", recipe=module.__name__.split(".")[-1], kwargs={"width": 4}, epochs=1, batch_size=32
-        )
+            id="x", title="X", recipe=module.__name__.split(".")[-1], kwargs={"width": 4}, epochs=1, batch_size=32,
+            bf16=True,
+        )  # fmt: skip
         model = build(config).to(memory_format=torch.channels_last).train()
         groups = [[p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1]]
         optimiser = torch.optim.SGD(

@@ -42,8 +42,8 @@ class Config:
     """Of the weights with two or more dimensions; biases and BatchNorm have none."""
     seed: int = 0
     """Of the initial weights, the order of the images and every random draw."""
-    bf16: bool = True
-    """bfloat16 autocast in training; validation and the published weights are float32."""
+    bf16: bool = False
+    """bfloat16 autocast in training, where the hardware has it; validation and the published weights are float32."""
     paper: str = ""
     """Address of the paper, for the card."""
     notes: str = ""
