@@ -1,5 +1,6 @@
 """The trainer: it resumes to the same weights, publishes what it measured, and says what is wrong."""
 
+import importlib
 import io
 import json
 from dataclasses import replace
@@ -15,7 +16,7 @@ from submissions.recipes import __main__ as command
 from submissions.recipes import fgsm_at, fgsm_rs, method, natural, trainer
 from submissions.recipes.config import Config, ConfigError, read
 from submissions.recipes.data import DataError, augment, load
-from submissions.recipes.perturb import ascend
+from submissions.recipes.perturb import ascend, attackable, folded
 from submissions.recipes.publish import publish
 from submissions.recipes.trainer import train, validate
 
@@ -119,6 +120,33 @@ def test_random_start_stays_in_the_ball_and_the_box() -> None:
     moved = ascend(model, x, y, (x + 0.02).clamp(0, 1), eps=eps, step_size=1.25 * eps, steps=3)
     assert float((moved - x).abs().max()) <= eps + 1e-6
     assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
+
+
+@pytest.mark.parametrize("name", ["slim_resnet", "jarn_resnet", "vgg16_bn", "wrn", "vit"])
+def test_several_steps_are_taken_on_a_folded_copy_of_the_network_as_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    model = importlib.import_module(f"submissions.architectures.{name}").build().double().train()
+    x, y, eps = torch.rand(8, 3, 32, 32).double(), torch.arange(8), 8 / 255
+    for _ in range(2):
+        model(x + 0.1)
+    with attackable(model):
+        copy = folded(model, x.device)
+        assert not any(parameter.requires_grad for parameter in copy.parameters())
+        assert torch.allclose(copy(x), model(x), atol=1e-9)
+        assert (copy is model) == (name == "vit"), "only what cannot be traced is asked as it is"
+        count = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) for net in (copy, model)]
+        assert count[0] < count[1] or count[1] == 0
+        by_hand = x
+        for _ in range(2):
+            leaf = by_hand.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+            by_hand = (x + (leaf.detach() + 0.01 * gradient.sign() - x).clamp(-eps, eps)).clamp(0, 1)
+    found = ascend(model, x, y, x, eps=eps, step_size=0.01, steps=2)
+    assert (found - by_hand).abs().gt(1e-6).double().mean() < 1e-3, "rounding turns the sign of next to no gradient"
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    ascend(model, x, y, x, eps=eps, step_size=0.01, steps=2)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 def test_augmentation_shifts_and_flips_and_nothing_else() -> None:

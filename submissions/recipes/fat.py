@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from submissions.recipes.config import Config
 from submissions.recipes.method import Batch, Method
-from submissions.recipes.perturb import attackable, uniform_start
+from submissions.recipes.perturb import attackable, folded, uniform_start
 
 
 def early_stopped(
@@ -33,9 +33,10 @@ def early_stopped(
     x_adv, left = start.clone(), torch.full_like(y, tau)
     moving = torch.ones_like(y, dtype=torch.bool)
     with attackable(model):
+        network = folded(model, x.device)
         for _ in range(steps):
             place = x_adv[moving].requires_grad_(True)
-            logits = model(place)
+            logits = network(place)
             wrong = logits.argmax(1) != y[moving]
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y[moving], reduction="sum"), place)
             going = ~wrong | (left[moving] > 0)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
 from torch.nn import functional as F
 
 
@@ -17,6 +19,21 @@ def attackable(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training).requires_grad_(True)
+
+
+def folded(model: nn.Module, device: torch.device) -> nn.Module:
+    """A frozen copy of ``model`` with BatchNorm folded into the convolutions: equal logits up to rounding, sooner.
+
+    ``model`` must be in evaluation mode; what it learns later the copy does not see. A GPU would wait longer for the
+    folding than it saves, and a network that cannot be traced has to do: both get ``model`` itself.
+    """
+    if device.type != "cpu":
+        return model
+    try:
+        copy: nn.Module = fuse(model)
+    except (TraceError, RuntimeError, TypeError):
+        return model
+    return copy.requires_grad_(False)
 
 
 def climb(
@@ -32,9 +49,10 @@ def climb(
     """Signed-gradient ascent on ``objective(logits)`` from ``start`` within the Linf ball of ``eps`` around ``x``."""
     x_adv = start
     with attackable(model):
+        network = folded(model, x.device) if steps > 1 else model
         for _ in range(steps):
             x_adv = x_adv.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(objective(model(x_adv)), x_adv)
+            (gradient,) = torch.autograd.grad(objective(network(x_adv)), x_adv)
             moved = x_adv.detach() + step_size * gradient.sign()
             x_adv = (x + (moved - x).clamp(-eps, eps)).clamp(0, 1)
     return x_adv.detach()
