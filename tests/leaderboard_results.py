@@ -23,6 +23,8 @@ from harness.records import (
     ThreatModel,
     Timing,
 )
+from leaderboard import tables
+from leaderboard.board import Row
 
 LINF = ThreatModel("Linf", "8/255")
 CLEAN = Task("clean", "clean", implementation="rampart-clean-1")
@@ -230,3 +232,24 @@ def example(index: int, correct: bool, robust: bool, consistent: bool, linf: flo
 def bits(text: str) -> list[bool]:
     """``1101 0000`` as booleans."""
     return [char == "1" for char in text if char in "01"]
+
+
+CORRECT = bits("1111 1100")
+ROBUST = {
+    "fgsm": bits("1111 0000"),
+    "pgd-20": bits("1110 0000"),
+    "pgd-100-5": bits("1100 0000"),
+    "deepfool": bits("0110 1000"),
+    "apgd-ce": bits("1110 0000"),
+    "apgd-t": bits("1010 0000"),
+    "fab-t": bits("1111 1100"),
+    "square": bits("1000 1100"),
+}
+"""Which of eight images a network gets right, and which of them are left right under each attack."""
+
+
+def only_row(root: Path) -> Row:
+    """The row of a folder with one submission and one board."""
+    (board,) = tables.load([root])
+    (row,) = board.rows
+    return row

@@ -4,7 +4,7 @@ import json
 from fractions import Fraction
 
 import pytest
-from leaderboard_results import CLEAN, STANDARD, Folder, bits, card_of
+from leaderboard_results import CLEAN, CORRECT, STANDARD, Folder, bits, card_of
 
 from harness.errors import ResultsError
 from harness.metrics import proportion
@@ -12,7 +12,6 @@ from leaderboard import cli, comparison, comparison_page, page, tables
 from leaderboard.comparison import COLUMNS, PUBLISHED_N, compare, published, robustbench_id
 from leaderboard.model_info import to_robustbench, write_files
 
-CORRECT = bits("1111 1100")
 WONG = {"clean": 0.8334, "reported": 0.4606, "autoattack": 0.4321, "best_known": None}
 """Wong et al. 2020 (arXiv 2001.03994) on RobustBench, CIFAR-10 Linf 8/255."""
 

@@ -5,13 +5,11 @@ import io
 import json
 
 import pytest
-from leaderboard_results import CLEAN, COST, FGSM, PGD, STANDARD, Folder, bits, card_of
+from leaderboard_results import CLEAN, CORRECT, COST, FGSM, PGD, STANDARD, Folder, bits, card_of
 
 from harness.records import Status
 from leaderboard import tables
 from leaderboard.export import FORMATS, escape_latex, to_csv, to_json, to_latex
-
-CORRECT = bits("1111 1100")
 
 
 @pytest.fixture

@@ -1,0 +1,122 @@
+"""The Square Attack's schedule, shapes and moves, against pyautoattack's by number."""
+
+import math
+
+import pytest
+import torch
+from attack_models import distance, images
+
+from harness.attacks.randomness import ExampleGenerators
+from harness.attacks.square import NORMS
+from harness.attacks.square_moves import MOVES, row_sums
+from harness.attacks.square_shapes import bumps, draw, share, sides, tiles
+
+
+def streams(rows, seed=7):
+    return ExampleGenerators.for_examples(seed, "square", [int(row) for row in rows])
+
+
+def reference(norm, **options):
+    from pyautoattack.square import SquareAttack
+
+    found = SquareAttack(None, norm=norm, eps=1.0, p_init=0.8, resc_schedule=False, device="cpu", **options)
+    return found
+
+
+@pytest.mark.parametrize("p_init", [0.8, 0.3])
+def test_the_schedule_is_the_references_at_every_query(p_init):
+    theirs = reference("Linf", n_queries=12_000)
+    theirs.p_init = p_init
+    assert [share(move, p_init) for move in range(12_000)] == [theirs.p_selection(move) for move in range(12_000)]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("moves", [37, 700])
+def test_a_rescaled_schedule_is_the_references_and_windows_fit(norm, moves):
+    theirs = reference(norm, n_queries=moves)
+    theirs.rescale_schedule = True
+    for height, width in ((32, 32), (8, 20)):
+        found = []
+        for move in range(moves):
+            side = max(round(math.sqrt(theirs.p_selection(move) * height * width)), 1 if norm == "Linf" else 3)
+            side += norm != "Linf" and side % 2 == 0
+            found.append(min(side, height, width))
+        assert sides(moves, height, width, norm, 0.8, rescale=True) == found
+        assert found[0] > found[-1] == (1 if norm == "Linf" else 3)
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 6, 11, 29])
+def test_bumps_are_the_references(norm, side):
+    upright, turned = bumps(side, norm)
+    theirs = reference(norm)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = [theirs.eta(side).double() for _ in range(20)]
+    for shape in (upright, turned):
+        assert any(torch.allclose(shape, one, atol=1e-6) for one in drawn)
+    assert torch.equal(turned, upright.T)
+
+
+def test_the_start_is_a_grid_of_signed_bumps():
+    start = tiles(streams(range(40)), (3, 32, 32), "L2")
+    assert start.shape == (40, 3, 32, 32)
+    assert not start[:, :, 0].any() and not start[:, :, :, -1].any(), "5 tiles of 6 pixels, one pixel left on each side"
+    cells = start[:, :, 1:31, 1:31].unfold(2, 6, 6).unfold(3, 6, 6)
+    assert torch.allclose(cells.square().sum((4, 5)), torch.ones(40, 3, 5, 5).double())
+    shape = bumps(6, "L2")
+    kinds = torch.stack([shape[0], -shape[0], shape[1], -shape[1]])
+    distances = (cells[..., None, :, :] - kinds).abs().amax((-1, -2))
+    kind = distances.argmin(-1)
+    assert distances.amin(-1).max() < 1e-12
+    assert ((kind // 2).amax(1) == (kind // 2).amin(1)).all(), "channels are turned together"
+    shares = torch.bincount(kind.flatten(), minlength=4) / kind.numel()
+    assert (shares - 0.25).abs().max() < 0.05
+
+
+def test_windows_may_lie_anywhere_and_every_place_is_equally_likely():
+    chosen = [1, 3, 5] * 40
+    draws = draw(streams(range(300)), chosen, (2, 5, 8), 2, torch.device("cpu"))
+    assert draws.corners.shape == (120, 2, 300) and draws.signs.shape == (120, 300, 2)
+    for kind, side in enumerate((1, 3, 5)):
+        at = draws.corners[kind::3].flatten()
+        places = torch.bincount(at // 8 * 100 + at % 8, minlength=500).view(5, 100)
+        inside = places[: 5 - side + 1, : 8 - side + 1]
+        assert inside.sum() == at.numel(), "within the image"
+        assert (inside / at.numel() * inside.numel() - 1).abs().max() < 0.15
+    assert abs(float(draws.signs.float().mean()) - 0.5) < 0.01
+    assert abs(float(draws.turned.float().mean()) - 0.5) < 0.02
+    part = draws.select(torch.tensor([7, 3]))
+    assert torch.equal(part.corners, draws.corners[:, :, [7, 3]]) and torch.equal(part.turned, draws.turned[:, [7, 3]])
+
+
+def test_a_row_is_summed_alike_alone_and_in_company_by_any_number_of_threads():
+    values = torch.rand(5, 200_000, generator=torch.Generator().manual_seed(0))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found += [row_sums(values), torch.cat([row_sums(row[None]) for row in values])]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(sums, found[0]) for sums in found)
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_moves_spend_the_whole_budget(norm):
+    x, eps = images(20, low=0.0, high=1.0), 5.0
+    moves = MOVES[norm](x, eps)
+    generators = streams(range(20))
+    moves.start(generators)
+    assert (distance(moves.best.view_as(x), x, norm) > (0.95 if norm == "L1" else 0.7) * eps).all()
+    for side in (7, 5, 3):
+        draws = draw(generators, [side] * 30, x.shape[1:], moves.windows, x.device)
+        for move in range(30):
+            moves.propose(draws, move, side)
+            lengths = distance(moves.asked.view_as(x), x, norm)
+            assert (lengths <= eps * (1 + 1e-5)).all()
+            # What [0, 1] cuts off is not spent: that of one window in L1, and of every pixel in L2.
+            assert lengths.median() > (0.99 if norm == "L1" else 0.7) * eps and lengths.min() > 0.5 * eps
+            assert len(moves.take(torch.arange(0, 20, 2))) == 10
+            moves.withdraw()
