@@ -155,5 +155,8 @@ class Arena:
 
     def close(self) -> None:
         """Give the memory back; views of it stay usable until they are dropped."""
+        self._views.clear()
+        with contextlib.suppress(BufferError):
+            self._map.close()
         with contextlib.suppress(OSError):
             os.close(self.fd)

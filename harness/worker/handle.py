@@ -1,12 +1,7 @@
 """Handle on the process that holds one submission: starts it, asks it, ends it, and believes nothing it says."""
 
-import contextlib
 import itertools
-import os
-import socket
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,25 +13,14 @@ import torch
 from torch import Tensor
 
 from harness.environment import processor
-from harness.worker.channel import Arena, ChannelError, ClosedError, receive, send
-from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions, worker_environment
-from harness.worker.process import WatchedProcess
+from harness.worker.link import Link, ProcessLink, nonsense
+from harness.worker.options import Description, WorkerError, WorkerOptions
 from harness.worker.weights import one_line
 
 CLASSES = 4096
 """Logits per image for which room is always kept; more are possible for images with more values than that."""
 LAUNCH_TIMEOUT = 300.0
 """Seconds for the process to start and import torch."""
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
-
-
-def _hang_up(connection: socket.socket) -> None:
-    """Wake whoever waits for a reply of a process that is gone."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
 
 
 class ModelWorker:
@@ -46,9 +30,7 @@ class ModelWorker:
         """Nothing is started yet; ``spec`` is what ``Submission.spec()`` returns."""
         self._spec = dict(spec)
         self._options = options or WorkerOptions()
-        self._process: WatchedProcess | None = None
-        self._connection: socket.socket | None = None
-        self._arena: Arena | None = None
+        self._link: Link | None = None
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._shapes: dict[int, tuple[torch.Size, torch.Size]] = {}
@@ -70,40 +52,25 @@ class ModelWorker:
     @property
     def pid(self) -> int | None:
         """Process id; None before the first start and after ``close``."""
-        return self._process.pid if self._process is not None else None
+        return self._link.pid if self._link is not None else None
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process is not None and self._process.alive
+        """Whether there is somebody to ask."""
+        return self._link is not None and self._link.alive
 
     def log_tail(self, characters: int = 4000) -> str:
         """The end of what the submission wrote to its standard output and error; empty after ``close``."""
-        return self._process.log_tail(characters) if self._process is not None else ""
+        return self._link.log_tail(characters) if self._link is not None else ""
 
     def launch(self, timeout: float = LAUNCH_TIMEOUT) -> None:
         """Start the process, without the submission: torch imported and warm. Raises ``WorkerError``."""
         self.close()
-        ours, theirs = socket.socketpair()
-        self._connection, self._arena = ours, Arena.create()
-        folder = Path(self._spec.get("folder") or "/")
-        command = [sys.executable, "-P", "-m", "harness.worker"]
-        command += [str(theirs.fileno()), str(self._arena.fd), str(os.getpid())]
-        try:
-            self._process = WatchedProcess(
-                command,
-                environment=worker_environment(self._options.threads),
-                folder=folder if folder.is_dir() else Path("/"),
-                fds=(theirs.fileno(), self._arena.fd),
-                memory_limit=self._options.memory_limit,
-                on_exit=lambda: _hang_up(ours),
-            )
-        except OSError as error:
-            self.close()
-            raise WorkerError("died", f"the model's process could not be started: {error}") from error
-        finally:
-            theirs.close()
-        self._receive("start", 0, timeout)
+        self._link = self._linked()
+        self._link.greet(timeout)
+
+    def _linked(self) -> Link:
+        return ProcessLink(self._options, Path(self._spec.get("folder") or "/"))
 
     def load(self, timeout: float) -> Description:
         """Build the submission in the launched process, within ``timeout`` seconds. Raises ``WorkerError``."""
@@ -135,14 +102,9 @@ class ModelWorker:
 
     def close(self) -> None:
         """End the process and everything it started; harmless when there is none."""
-        process, connection, arena = self._process, self._connection, self._arena
-        self._process = self._connection = self._arena = None
-        if process is not None:
-            process.kill()
-        if connection is not None:
-            connection.close()
-        if arena is not None:
-            arena.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
         self._shapes.clear()
         self._released.clear()
         self._classes.clear()
@@ -279,8 +241,8 @@ class ModelWorker:
         self._request({"op": "trim"})
         if self._options.device.startswith("cuda"):
             self.probe("cuda_memory", reset=True)
-        elif self._process is not None:
-            self._process.reset_peak()
+        else:
+            self._running().reset_peak()
 
     def peak_memory(self) -> int:
         """Most bytes held at once since ``reset_peak_memory``: the system's count, or the accelerator's allocator."""
@@ -293,24 +255,25 @@ class ModelWorker:
     def _memory(self, which: str) -> int:
         if self._options.device.startswith("cuda"):
             return int(self.probe("cuda_memory")[which])
-        if self._process is None:
+        return self._running().memory(which)
+
+    def _running(self) -> Link:
+        if self._link is None:
             raise WorkerError("died", "the model's process is not running; start it first")
-        return self._process.peak() if which == "peak" else self._process.resident()
+        return self._link
 
     def _fill(self, tensor: Tensor, room: int) -> None:
         """Lay ``tensor`` into the arena, which gets space for ``room`` values."""
-        if self._arena is None:
-            raise WorkerError("died", "the model's process is not running; start it first")
+        arena = self._running().arena
         try:
-            self._arena.ensure(max(room, tensor.numel()) * 4)
+            arena.ensure(max(room, tensor.numel()) * 4)
         except OSError as error:
             raise WorkerError("memory", f"no shared memory for {room * 4} bytes: {error.strerror}") from error
-        self._arena.tensor(tensor.shape).copy_(tensor.detach())
+        arena.tensor(tensor.shape).copy_(tensor.detach())
 
     def _take(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """A copy: the submission could still write to the arena."""
-        assert self._arena is not None
-        return self._arena.tensor(shape).clone()
+        return self._running().arena.tensor(shape).clone()
 
     def _logits_shape(self, shape: object, rows: int, limit: int, variant: int) -> tuple[int, int]:
         classes = self._classes.get(variant)
@@ -329,75 +292,15 @@ class ModelWorker:
         return rows, shape[1]
 
     def _nonsense(self, operation: str) -> WorkerError:
-        self._end()
-        return WorkerError("contract", f"the model's process did not answer {operation!r} in the agreed form")
-
-    def _end(self) -> None:
-        """End the process but keep its log and the handle."""
-        if self._process is not None:
-            self._process.kill()
+        if self._link is not None:
+            self._link.end()
+        return nonsense(operation)
 
     def _request(self, message: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
         with self._lock:
-            if self._connection is None or self._arena is None or not self.alive:
-                raise self._lost() if self._process is not None else WorkerError(
-                    "died", "the model's process is not running; start it first"
-                )  # fmt: skip
+            link = self._running()
             released = []
-            while self._released:
+            while link.alive and self._released:
                 released.append(self._released.popleft())
                 self._shapes.pop(released[-1], None)
-            number = next(self._numbers)
-            message |= {"seq": number, "release": released, "arena": self._arena.size}
-            return self._receive(message["op"], number, timeout, message)
-
-    def _receive(
-        self, operation: str, number: int, timeout: float | None, message: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Send ``message`` if there is one and wait for the reply called ``number``."""
-        assert self._connection is not None
-        began = time.monotonic()
-        limits = [limit for limit in (self.deadline, None if timeout is None else began + timeout) if limit is not None]
-        deadline = min(limits) if limits else None
-        try:
-            if message is not None:
-                send(self._connection, message, deadline)
-            reply = receive(self._connection, deadline)
-        except TimeoutError:
-            self._end()
-            waited = time.monotonic() - began
-            raise WorkerError(
-                "timeout", f"the time allowed was over while the model was asked to {operation} ({waited:.1f} s waited)"
-            ) from None
-        except ClosedError:
-            raise self._lost() from None
-        except ChannelError:
-            raise self._nonsense(operation) from None
-        except BaseException:
-            # Interrupted half-way: a late answer must not be taken for the next one's.
-            self._end()
-            raise
-        if reply.get("seq") != number:
-            raise self._nonsense(operation)
-        if reply.get("ok") is not True:
-            kind, text = str(reply.get("kind")), one_line(str(reply.get("message")))
-            if kind == "memory":
-                self._end()
-                limit = self._options.memory_limit
-                text = f"the model asked for more than {_gib(limit)} of memory" if limit else f"out of memory: {text}"
-            raise WorkerError(kind if kind in KINDS[2:] else "raised", text)
-        return reply
-
-    def _lost(self) -> WorkerError:
-        """Why the process is gone."""
-        process = self._process
-        assert process is not None
-        if not process.wait(2.0):
-            process.kill()
-            return WorkerError("died", "the model's process closed its connection to the engine")
-        limit = self._options.memory_limit
-        log = one_line(process.last_line(), 200)
-        if limit is not None and (process.over_limit or "bad_alloc" in process.log_tail(500)):
-            return WorkerError("memory", f"the model's process used more than {_gib(limit)} of memory")
-        words = f"; its last words: {log}" if log else ""
-        return WorkerError("died", f"the model's process {process.ending()}{words}")
+            return link.ask(message | {"release": released}, deadline=self.deadline, timeout=timeout)

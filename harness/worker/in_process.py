@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from harness.worker.channel import Arena
-from harness.worker.handle import LAUNCH_TIMEOUT, ModelWorker
+from harness.worker.handle import ModelWorker
+from harness.worker.link import Link
 from harness.worker.options import WorkerError, WorkerOptions
 from harness.worker.serve import Answerer, failure_of
 from harness.worker.weights import frozen
@@ -35,6 +36,65 @@ def copies_of(network: nn.Module) -> Callable[[], nn.Module]:
     return lambda: copy.deepcopy(kept)
 
 
+class LocalLink:
+    """Answers by the same code as a worker's process, in a thread of this one."""
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        self.arena = Arena.create()
+        self._answerer: _Holding | None = _Holding(self.arena, build)
+        # A thread has a gradient mode and hooks on saved tensors of its own, as a process would, whatever the
+        # caller is in the middle of; with the proxy's hooks on it a graph would never be forgotten.
+        self._thread = ThreadPoolExecutor(1, "network")
+
+    @property
+    def pid(self) -> int | None:
+        """None: there is no process."""
+        return None
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is somebody to ask."""
+        return self._answerer is not None
+
+    def greet(self, timeout: float) -> None:
+        """Nothing to wait for."""
+
+    def ask(self, message: dict[str, Any], *, deadline: float | None, timeout: float | None) -> dict[str, Any]:
+        """The answer; a question cannot be interrupted once it is asked."""
+        if self._answerer is None:
+            raise WorkerError("died", "the network is not loaded; start it first")
+        if deadline is not None and time.monotonic() > deadline:
+            raise WorkerError("timeout", "the time allowed was over")
+        try:
+            reply: Mapping[str, Any] = self._thread.submit(self._answerer.answer, message).result()
+        except Exception as error:
+            told = failure_of(error, self._answerer.spec)
+            raise WorkerError(told["kind"], told["message"]) from error
+        # As it would arrive from another process: tuples are lists, keys are text.
+        answer: dict[str, Any] = json.loads(json.dumps(reply))
+        return answer
+
+    def log_tail(self, characters: int) -> str:
+        """Empty: what the network writes goes where this process writes."""
+        return ""
+
+    def reset_peak(self) -> None:
+        """Nothing is counted."""
+
+    def memory(self, which: str) -> int:
+        """Never known."""
+        raise WorkerError("contract", "memory is measured only of a network in a process of its own")
+
+    def end(self) -> None:
+        """Nothing: the network goes on to answer."""
+
+    def close(self) -> None:
+        """Forget the network."""
+        self._answerer = None
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.arena.close()
+
+
 class LocalWorker(ModelWorker):
     """Asked like any ``ModelWorker`` and answers the same, by the same code, but in this process.
 
@@ -46,54 +106,10 @@ class LocalWorker(ModelWorker):
         """``build`` returns a new copy of the network each time; nothing is built yet."""
         super().__init__({"id": "in process"}, options)
         self._build = build
-        self._answerer: _Holding | None = None
-        self._thread: ThreadPoolExecutor | None = None
 
-    @property
-    def alive(self) -> bool:
-        """Whether there is somebody to ask."""
-        return self._answerer is not None
-
-    def launch(self, timeout: float = LAUNCH_TIMEOUT) -> None:
-        """Get ready to load the network."""
-        self.close()
-        self._arena = Arena.create()
-        self._answerer = _Holding(self._arena, self._build)
-        self._thread = ThreadPoolExecutor(1, "network")
-
-    def close(self) -> None:
-        """Forget the network; harmless when there is none."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
-        self._answerer = self._thread = None
-        super().close()
+    def _linked(self) -> Link:
+        return LocalLink(self._build)
 
     def another(self, *, optimise: bool = True) -> "LocalWorker":
         """A handle on a second copy of the same network."""
         return LocalWorker(self._build, replace(self._options, optimise=optimise and self._options.optimise))
-
-    def _memory(self, which: str) -> int:
-        raise WorkerError("contract", "memory is measured only of a network in a process of its own")
-
-    def _request(self, message: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        with self._lock:
-            if self._answerer is None:
-                raise WorkerError("died", "the network is not loaded; start it first")
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                raise WorkerError("timeout", "the time allowed was over")
-            released = []
-            while self._released:
-                released.append(self._released.popleft())
-                self._shapes.pop(released[-1], None)
-            assert self._thread is not None
-            try:
-                # A thread has a gradient mode and hooks on saved tensors of its own, as a process would, whatever the
-                # caller is in the middle of; with the proxy's hooks on it a graph would never be forgotten.
-                asked = self._thread.submit(self._answerer.answer, message | {"release": released})
-                reply: Mapping[str, Any] = asked.result()
-            except Exception as error:
-                told = failure_of(error, self._answerer.spec)
-                raise WorkerError(told["kind"], told["message"]) from error
-            # As it would arrive from another process: tuples are lists, keys are text.
-            answer: dict[str, Any] = json.loads(json.dumps(reply))
-            return answer
