@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from submissions import architectures
 from submissions.architectures.slim_resnet import build
 from submissions.recipes import __main__ as command
 from submissions.recipes import fgsm_at, fgsm_rs, method, natural, trainer
 from submissions.recipes.config import Config, ConfigError, read
 from submissions.recipes.data import DataError, augment, load
+from submissions.recipes.norms import TwinNorms
 from submissions.recipes.perturb import ascend, attackable, folded
 from submissions.recipes.publish import publish
 from submissions.recipes.trainer import train, validate
@@ -122,7 +125,37 @@ def test_random_start_stays_in_the_ball_and_the_box() -> None:
     assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
 
 
-@pytest.mark.parametrize("name", ["slim_resnet", "jarn_resnet", "vgg16_bn", "wrn", "vit"])
+class Twice(torch.nn.Module):
+    """One convolution before two BatchNorms: folding either into it would spoil the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.second = torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.conv(self.first(self.conv(x)).relu())).mean((2, 3))
+
+
+def test_what_tracing_would_lose_is_asked_as_it_is() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 32, 32)
+    twin, twice = TwinNorms(build(width=2)).train(), Twice().train()
+    for _ in range(3):
+        twin(2 * x), twice(2 * x)
+    for network in (twin, twice):
+        with attackable(network):
+            assert folded(network, x) is network
+    plain = twin.model.train()
+    plain(x)
+    with attackable(plain), torch.autocast("cpu", torch.bfloat16):
+        assert folded(plain, x) is not plain, "half precision hides nothing and forbids nothing"
+
+
+ARCHITECTURES = sorted({module.name for module in pkgutil.iter_modules(architectures.__path__)} - {"parts"})
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_several_steps_are_taken_on_a_folded_copy_of_the_network_as_it_is(name: str) -> None:
     torch.manual_seed(0)
     model = importlib.import_module(f"submissions.architectures.{name}").build().double().train()
@@ -130,7 +163,7 @@ def test_several_steps_are_taken_on_a_folded_copy_of_the_network_as_it_is(name: 
     for _ in range(2):
         model(x + 0.1)
     with attackable(model):
-        copy = folded(model, x.device)
+        copy = folded(model, x)
         assert not any(parameter.requires_grad for parameter in copy.parameters())
         assert torch.allclose(copy(x), model(x), atol=1e-9)
         assert (copy is model) == (name == "vit"), "only what cannot be traced is asked as it is"

@@ -43,7 +43,7 @@ class Config:
     seed: int = 0
     """Of the initial weights, the order of the images and every random draw."""
     bf16: bool = False
-    """bfloat16 autocast in training, where the hardware has it; validation and the published weights are float32."""
+    """bfloat16 autocast in training, for hardware that computes in it; validation and published weights are float32."""
     paper: str = ""
     """Address of the paper, for the card."""
     notes: str = ""

@@ -33,7 +33,7 @@ def early_stopped(
     x_adv, left = start.clone(), torch.full_like(y, tau)
     moving = torch.ones_like(y, dtype=torch.bool)
     with attackable(model):
-        network = folded(model, x.device)
+        network = folded(model, x)
         for _ in range(steps):
             place = x_adv[moving].requires_grad_(True)
             logits = network(place)
