@@ -39,6 +39,16 @@ def test_the_file_is_a_plain_table_with_a_row_per_example(tmp_path, make_record)
     assert list(table["adversarial_prediction"]) == [row.adversarial_prediction for row in record.examples]
 
 
+def test_a_file_is_written_once_and_small_and_another_writers_is_read(tmp_path, make_record) -> None:
+    record = make_record()
+    path = store.write_record(tmp_path, record)
+    content = path.read_bytes()
+    assert content.count(b'"adversarial_sha256"') == 1 and b"ARROW:schema" not in content
+    pq.write_table(pq.read_table(path), path)
+    assert path.stat().st_size > 1.5 * len(content)
+    assert store.read_record(path) == record
+
+
 @pytest.mark.parametrize("damage", [b"", b"not parquet", None])
 def test_a_damaged_file_counts_as_not_there(tmp_path, make_record, damage) -> None:
     record = make_record()
