@@ -33,6 +33,10 @@ CLASSES = 10
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
+def key(name: str) -> str:
+    return f"{name}@{LINF}"
+
+
 def attack(name: str, kind: str | None = None, threat: ThreatModel = LINF, **params: Any) -> Task:
     kind = kind or name.partition("-")[0]
     return Task(name, "attack", kind, params, threat, f"rampart-{kind}-1")

@@ -16,16 +16,13 @@ from leaderboard_results import (
     attack,
     bits,
     card_of,
+    key,
     only_row,
 )
 
 from harness.records import Status, ThreatModel
 from leaderboard import tables
 from leaderboard.cells import State
-
-
-def key(name: str) -> str:
-    return f"{name}@Linf-8/255"
 
 
 @pytest.fixture

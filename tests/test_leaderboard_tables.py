@@ -18,6 +18,7 @@ from leaderboard_results import (
     STANDARD,
     Folder,
     cascade,
+    key,
     only_row,
 )
 
@@ -28,10 +29,6 @@ from leaderboard import tables
 from leaderboard.cells import State
 from leaderboard.columns import GROUPS, columns, groups
 from leaderboard.hardware import letter, machines, marks
-
-
-def key(name: str) -> str:
-    return f"{name}@Linf-8/255"
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ class ProcessLink:
         """Wait for the process to be warm."""
         self._answer("start", 0, time.monotonic() + timeout)
 
-    def ask(self, message: dict[str, Any], *, deadline: float | None, timeout: float | None = None) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any], *, deadline: float | None, timeout: float | None) -> dict[str, Any]:
         """Send ``message`` and wait for its answer."""
         if not self.alive:
             raise self._lost()
