@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from leaderboard_results import LINF, STANDARD, Folder, attack
+from leaderboard_results import CLEAN, LINF, PGD, STANDARD, Folder, attack, probe
 
 from leaderboard import tables
 from leaderboard.page import build
@@ -95,7 +95,7 @@ def test_the_page_says_what_was_measured_and_what_was_not(boards) -> None:
         Claim("e", "RCM", "Falls to zero.", "zero", singles=("wide",)),
         Claim("f", "RCM", "Does not.", "zero", singles=("twin",)),
         Claim("g", "JARN", "Unknown.", "as-good", (("absent", "narrow"),)),
-        Claim("h", "JARN", "No battery ran.", "smooth", singles=("wide",)),
+        Claim("h", "JARN", "No battery ran.", "smoother", (("wide", "narrow"),)),
     ]
     view = page_data(boards, claims)
     assert view is not None
@@ -111,6 +111,23 @@ def test_the_page_says_what_was_measured_and_what_was_not(boards) -> None:
     assert found["e"]["lines"][0].cells == ("0.0 % at 16 times the budget",)
     assert found["f"]["lines"][0].cells == ("25.0 % at 16 times the budget",)
     assert "MiB" in found["d"]["lines"][0].cells[0]
+
+
+@pytest.mark.parametrize(("bend", "verdict"), [(0.15, SUPPORTED), (0.16, OPEN), (0.28, NOT), (None, MISSING)])
+def test_a_loss_is_smooth_against_another_networks(tmp_path, bend, verdict) -> None:
+    folder = Folder(tmp_path / "results", n=N, size=20)
+    landscape = probe("i2-landscape")
+    for name, value in {"smooth": bend, "plain": 0.3}.items():
+        folder.complete(name, first(190), {"pgd-20": first(100)}, tasks=(CLEAN, PGD))
+        folder.created = "2025-02-01T00:00:00+00:00"
+        folder.ask(name, (CLEAN, PGD, landscape))
+        folder.fill_probe(name, landscape, {"applicable": value is not None} | ({"bend": value} if value else {}))
+    claims = [Claim("a", "JARN", "Smooth.", "smoother", (("smooth", "plain"),))]
+    view = page_data(tables.load([folder.root]), claims)
+    assert view is not None
+    (line,) = view["claims"][0]["lines"]
+    assert line.verdict == verdict
+    assert line.cells == (() if bend is None else (f"bend {bend:.3f} against 0.300",))
 
 
 def test_further_seeds_are_found_in_their_order() -> None:
