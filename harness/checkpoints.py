@@ -1,25 +1,18 @@
 """Checkpoint files: downloaded once, resumed when interrupted, recognised when damaged, trusted by their hash alone."""
 
-import contextlib
 import hashlib
-import http.client
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from harness.download import PATIENCE, DownloadError, WrongFileError, download
 from harness.errors import CheckpointError
 
-ATTEMPTS = 3
-"""Connections tried before a download is given up; each goes on where the last one ended."""
-
-_BLOCK = 1 << 20
 _ZIP_END = b"PK\x05\x06"
 
 
@@ -32,10 +25,6 @@ class Source:
     """Where it is kept, whether downloaded or placed by hand."""
     page: str = ""
     """Where a person gets it, when that is another address."""
-
-
-class WebPageError(Exception):
-    """A server sent a page for a person where a file was asked for; the text says what the page is about."""
 
 
 def file_sha256(path: Path) -> str:
@@ -116,111 +105,28 @@ def cached_path(url: str, sha256: str) -> Path:
     return cache_dir() / "checkpoints" / f"{sha256}{suffix if suffix.isascii() and len(suffix) <= 16 else ''}"
 
 
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Wait until no other process downloads the same file."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _receive(url: str, part: Path, *, timeout: float) -> None:
-    """Append to ``part`` what is missing of it; ``OSError`` or ``HTTPException`` when the connection fails."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "rampart", "Accept-Encoding": "identity"})  # noqa: S310
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-        if str(answer.headers.get("Content-Type", "")).startswith("text/html"):
-            # Before anything is written: what was received earlier is worth keeping.
-            raise WebPageError(_page_says(answer.read(_BLOCK)))
-        goes_on = answer.status == http.client.PARTIAL_CONTENT
-        if goes_on and not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
-            raise http.client.HTTPException("the server sent another part of the file than the one asked for")
-        announced = answer.headers.get("Content-Length")
-        received = 0
-        with open(part, "ab" if goes_on else "wb") as file:
-            while block := answer.read(_BLOCK):
-                file.write(block)
-                received += len(block)
-            file.flush()
-            os.fsync(file.fileno())
-    if announced is not None and announced.isdigit() and received < int(announced):
-        raise http.client.HTTPException(f"the connection ended after {received:,} of {int(announced):,} bytes")
-
-
-def _page_says(content: bytes) -> str:
-    """What a web page that came instead of a file is about."""
-    text = content.decode("utf-8", "replace").lower()
-    if "quota exceeded" in text or "too many users" in text:
-        return "a Google Drive error page came: too many downloads of this file, try again in a day"
-    if "servicelogin" in text or "sign in" in text or "you need access" in text:
-        return "a sign-in page came: the file is not public"
-    if "virus scan" in text:
-        return "a Google Drive warning page came instead of the file"
-    return "a web page (HTML) came instead of the file"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server said {error.code} {error.reason}"
-    if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
-    return str(error) or type(error).__name__
-
-
-def _download(url: str, part: Path, *, timeout: float) -> None:
-    """Bring ``part`` to its full length in a few connections; raises what the last of them failed with."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return _receive(url, part, timeout=timeout)
-        except urllib.error.HTTPError as error:
-            if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or attempt == ATTEMPTS:
-                raise
-            part.unlink(missing_ok=True)
-        except (OSError, http.client.HTTPException):
-            if attempt == ATTEMPTS:
-                raise
-
-
-def fetch(url: str, sha256: str, *, where: str, timeout: float = 30.0) -> Path:
+def fetch(url: str, sha256: str, *, where: str, timeout: float = PATIENCE) -> Path:
     """Path of the checkpoint at ``url``, downloaded into the cache unless it is there; its sha256 is checked.
 
     ``timeout`` is the most seconds without an answer. ``CheckpointError`` says how to place the file by hand when the
     network says no, and what came when it is not the file that was promised.
     """
     target = cached_path(url, sha256)
-    part = target.with_name(f"{target.name}.part")
+
+    def flaw(part: Path) -> str:
+        got = file_sha256(part)
+        reason = damage(part)
+        return "" if got == sha256 else f"{got}{f': {reason}' if reason else ''}"
+
     try:
-        if target.exists():
-            if file_sha256(target) == sha256:
-                return target
+        if target.exists() and file_sha256(target) != sha256:
             target.unlink()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(target.with_name(f"{target.name}.lock")):
-            if target.exists():
-                return target
-            resumed = part.exists()
-            _download(url, part, timeout=timeout)
-            if resumed and file_sha256(part) != sha256:
-                part.unlink()
-                _download(url, part, timeout=timeout)
-            got = file_sha256(part)
-            if got != sha256:
-                reason = damage(part)
-                part.unlink()
-                raise CheckpointError(
-                    f"{where}: expected {url} with sha256 {sha256}, got {got}{f': {reason}' if reason else ''}"
-                )
-            os.replace(part, target)
-    except (OSError, http.client.HTTPException, WebPageError) as error:
+        download(url, target, flaw=flaw, timeout=timeout)
+    except WrongFileError as error:
+        raise CheckpointError(f"{where}: expected {url} with sha256 {sha256}, got {error}") from None
+    except (OSError, DownloadError) as error:
         raise CheckpointError(
-            f"{where}: {url} could not be downloaded ({_reason(error)}): run the same command again to go on, "
+            f"{where}: {url} could not be downloaded ({error}): run the same command again to go on, "
             f"or get the file elsewhere and place it at {target}"
         ) from None
     return target
@@ -257,28 +163,7 @@ def _known(source: Source, *, where: str) -> str:
     return got
 
 
-def _bring(source: Source, *, timeout: float) -> None:
-    """Download ``source`` to its place; what comes must not be damaged as far as its bytes tell."""
-    target = source.target
-    part = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(target.with_name(f"{target.name}.lock")):
-        if target.exists():
-            return
-        resumed = part.exists()
-        _download(source.url, part, timeout=timeout)
-        reason = damage(part)
-        if reason and resumed:
-            part.unlink()
-            _download(source.url, part, timeout=timeout)
-            reason = damage(part)
-        if reason:
-            part.unlink()
-            raise WebPageError(reason)
-        os.replace(part, target)
-
-
-def obtain(sources: Sequence[Source], *, where: str, timeout: float = 30.0) -> tuple[str, ...]:
+def obtain(sources: Sequence[Source], *, where: str, timeout: float = PATIENCE) -> tuple[str, ...]:
     """sha256 of each of the files of one model, downloaded into the cache unless they are there.
 
     Nobody pins these files: size and sha256 are recorded beside a file when it is first seen, and it must stay that
@@ -287,13 +172,12 @@ def obtain(sources: Sequence[Source], *, where: str, timeout: float = 30.0) -> t
     """
     for source in sources:
         try:
-            if not source.target.exists():
-                _bring(source, timeout=timeout)
-        except (OSError, http.client.HTTPException, WebPageError) as error:
+            download(source.url, source.target, flaw=damage, timeout=timeout)
+        except (DownloadError, WrongFileError) as error:
             missing = [item for item in sources if not item.target.exists()]
             by_hand = "; ".join(f"get {item.page or item.url} and place it at {item.target}" for item in missing)
             raise CheckpointError(
-                f"{where}: {source.url} could not be downloaded ({_reason(error)}): run the same command again to go "
+                f"{where}: {source.url} could not be downloaded ({error}): run the same command again to go "
                 f"on, or by hand: {by_hand}"
             ) from None
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from harness import datasets, plan, store, suites
 from harness.attacks import Attack, find_attack
 from harness.datasets import NPZ, Corrupted, Dataset
-from harness.datasets.download import Progress
+from harness.download import Progress
 from harness.engine.corrupting import choose
 from harness.engine.outcome import Settings
 from harness.errors import UnknownNameError, UserError

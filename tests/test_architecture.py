@@ -17,7 +17,13 @@ PURE = (
 OWN = {
     "harness.attacks": {"harness.attacks", "harness.registry", "harness.errors"},
     "harness.corruptions": {"harness.corruptions", "harness.errors"},
-    "harness.datasets": {"harness.datasets", "harness.corruptions", "harness.registry", "harness.errors"},
+    "harness.datasets": {
+        "harness.datasets",
+        "harness.corruptions",
+        "harness.registry",
+        "harness.errors",
+        "harness.download",
+    },
     "harness.probes": {"harness.probes", "harness.attacks", "harness.registry", "harness.errors", "harness.records"},
     "harness.checks": {"harness.checks", "harness.metrics", "harness.registry", "harness.errors", "harness.records"},
     "leaderboard": {

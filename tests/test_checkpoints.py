@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import checkpoints
+from harness import checkpoints, download
 from harness.checkpoints import cached_path, fetch
 from harness.errors import CheckpointError
 
@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = content[start:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        self.wfile.write(body[: {"cut": len(body) // 2, "nothing": 0}.get(fault, len(body))])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -101,8 +101,22 @@ def test_a_server_that_cannot_go_on_starts_again(server) -> None:
     assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
 
 
-def test_a_download_that_fails_is_kept_for_the_next_try(server) -> None:
-    server.faults = ["cut"] * checkpoints.ATTEMPTS
+def test_a_download_goes_on_as_long_as_something_comes(server) -> None:
+    server.faults = ["cut"] * (3 * download.ATTEMPTS)
+    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
+    assert len(server.asked) == 3 * download.ATTEMPTS + 1
+
+
+def test_a_download_without_a_byte_is_given_up(server) -> None:
+    server.faults = ["cut"] + ["nothing"] * download.ATTEMPTS
+    with pytest.raises(CheckpointError, match="the connection ended after 512,000 of 1,024,000 bytes"):
+        fetch(server.url, SHA256, where=WHERE)
+    assert len(server.asked) == download.ATTEMPTS
+
+
+def test_a_download_that_fails_is_kept_for_the_next_try(server, monkeypatch) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.faults = ["cut"]
     with pytest.raises(CheckpointError) as caught:
         fetch(server.url, SHA256, where=WHERE)
     target = cached_path(server.url, SHA256)
@@ -112,7 +126,7 @@ def test_a_download_that_fails_is_kept_for_the_next_try(server) -> None:
     assert left(target) == {f"{target.name}.part"}
     server.asked.clear()
     assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
-    assert server.asked == [f"bytes={len(CONTENT) * 7 // 8}-"]
+    assert server.asked == [f"bytes={len(CONTENT) // 2}-"]
 
 
 @pytest.mark.parametrize("stale", [b"another file's beginning", CONTENT + b"too much", b"x" * len(CONTENT)])
@@ -174,7 +188,7 @@ def test_without_a_network_the_way_out_is_told_and_works(server, monkeypatch) ->
 def test_a_silent_server_is_given_up(server, monkeypatch) -> None:
     import socket
 
-    monkeypatch.setattr(checkpoints, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pt"
         with pytest.raises(CheckpointError, match="timed out"):

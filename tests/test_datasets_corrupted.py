@@ -226,7 +226,7 @@ def test_a_damaged_download_and_a_refusal_say_what_to_do(tmp_path, base, officia
         made = served(monkeypatch, official, server)
         with pytest.raises(DatasetError) as caught:
             corruptions_of(base, data_dir=tmp_path, source="official")
-        assert "the answer 404" in str(caught.value)
+        assert "the server said 404" in str(caught.value)
     with pytest.raises(DatasetError) as caught:
         corruptions_of(base, data_dir=tmp_path, source="official")
     message = str(caught.value)

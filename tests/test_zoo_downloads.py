@@ -154,7 +154,7 @@ def test_a_name_that_does_not_resolve_is_told(tmp_path, monkeypatch) -> None:
 
 
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("harness.checkpoints.ATTEMPTS", 1)
+    monkeypatch.setattr("harness.download.ATTEMPTS", 1)
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         wanted = Source(f"http://127.0.0.1:{silent.getsockname()[1]}/w.pt", tmp_path / "w.pt")

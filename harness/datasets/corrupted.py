@@ -15,8 +15,8 @@ from harness.corruptions import (
 )
 from harness.datasets.archive import ARCHIVES, Archive, cell, is_here, open_archive
 from harness.datasets.dataset import Dataset
-from harness.datasets.download import Progress
 from harness.datasets.images import GeneratedImages, Images
+from harness.download import Progress
 from harness.errors import DatasetError, UnknownNameError, UserError
 
 SOURCES = ("auto", "official", "generated")

@@ -5,7 +5,7 @@ from pathlib import Path
 from harness.datasets import Corrupted, Dataset, corruptions_of
 from harness.datasets.archive import ARCHIVES, is_here
 from harness.datasets.cifar import data_folder
-from harness.datasets.download import Progress
+from harness.download import Progress
 from harness.engine.inspection import classify, distance, margins
 from harness.engine.layouts import logits_again, logits_of, with_logits
 from harness.engine.outcome import Found
