@@ -1,11 +1,11 @@
 """Checkpoints from an address, against a server on this machine that fails in every usual way."""
 
 import hashlib
-import http.server
 import threading
 from pathlib import Path
 
 import pytest
+from file_server import FileServer
 
 from harness import checkpoints, download
 from harness.checkpoints import cached_path, fetch
@@ -13,66 +13,20 @@ from harness.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATH = "/weights.pt?download=1"
 WHERE = "submission.toml: checkpoint.url"
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``content``; ``faults`` are taken one for each request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.ranges = True
-        self.faults: list[str] = []
-        self.asked: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/weights.pt?download=1"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.asked.append(wanted)
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        if fault.isdigit():
-            self.send_error(int(fault))
-            return
-        content, start = self.server.content, 0
-        if wanted and self.server.ranges:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(content):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            told = start + 1 if fault == "wrong part" else start
-            self.send_header("Content-Range", f"bytes {told}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        body = content[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: {"cut": len(body) // 2, "nothing": 0}.get(fault, len(body))])
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("RAMPART_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with FileServer({PATH: CONTENT}) as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+def get(server: FileServer) -> Path:
+    return fetch(server.address + PATH, SHA256, where=WHERE)
 
 
 def left(target: Path) -> set[str]:
@@ -81,36 +35,36 @@ def left(target: Path) -> set[str]:
 
 
 def test_it_is_downloaded_once(server, tmp_path) -> None:
-    path = fetch(server.url, SHA256, where=WHERE)
+    path = get(server)
     assert path.read_bytes() == CONTENT
     assert path == tmp_path / "cache" / "checkpoints" / f"{SHA256}.pt"
-    assert fetch(server.url, SHA256, where=WHERE) == path
-    assert server.asked == [None]
+    assert get(server) == path
+    assert server.ranges == [None]
     assert left(path) == {path.name}
 
 
 def test_a_broken_connection_goes_on_where_it_ended(server) -> None:
     server.faults = ["cut", "cut"]
-    path = fetch(server.url, SHA256, where=WHERE)
+    path = get(server)
     assert path.read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=512000-", "bytes=768000-"]
+    assert server.ranges == [None, "bytes=512000-", "bytes=768000-"]
 
 
 def test_a_server_that_cannot_go_on_starts_again(server) -> None:
-    server.ranges, server.faults = False, ["cut"]
-    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
+    server.resumable, server.faults = False, ["cut"]
+    assert get(server).read_bytes() == CONTENT
 
 
 def test_a_download_goes_on_as_long_as_something_comes(server) -> None:
     server.faults = ["cut"] * (3 * download.ATTEMPTS)
-    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
+    assert get(server).read_bytes() == CONTENT
     assert len(server.asked) == 3 * download.ATTEMPTS + 1
 
 
 def test_a_download_without_a_byte_is_given_up(server) -> None:
-    server.faults = ["cut"] + ["nothing"] * download.ATTEMPTS
+    server.faults = ["cut"] + [0] * download.ATTEMPTS
     with pytest.raises(CheckpointError, match="the connection ended after 512,000 of 1,024,000 bytes"):
-        fetch(server.url, SHA256, where=WHERE)
+        get(server)
     assert len(server.asked) == download.ATTEMPTS
 
 
@@ -118,28 +72,28 @@ def test_a_download_that_fails_is_kept_for_the_next_try(server, monkeypatch) -> 
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.faults = ["cut"]
     with pytest.raises(CheckpointError) as caught:
-        fetch(server.url, SHA256, where=WHERE)
-    target = cached_path(server.url, SHA256)
+        get(server)
+    target = cached_path(server.address + PATH, SHA256)
     message = str(caught.value)
-    assert message.startswith(f"{WHERE}: {server.url} could not be downloaded (the connection ended after ")
+    assert message.startswith(f"{WHERE}: {server.address}{PATH} could not be downloaded (the connection ended after ")
     assert message.endswith(f"run the same command again to go on, or get the file elsewhere and place it at {target}")
     assert left(target) == {f"{target.name}.part"}
     server.asked.clear()
-    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
-    assert server.asked == [f"bytes={len(CONTENT) // 2}-"]
+    assert get(server).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT) // 2}-"]
 
 
 @pytest.mark.parametrize("stale", [b"another file's beginning", CONTENT + b"too much", b"x" * len(CONTENT)])
 def test_a_beginning_of_another_file_is_thrown_away(server, stale) -> None:
-    target = cached_path(server.url, SHA256)
+    target = cached_path(server.address + PATH, SHA256)
     target.parent.mkdir(parents=True)
     target.with_name(f"{target.name}.part").write_bytes(stale)
-    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
+    assert get(server).read_bytes() == CONTENT
 
 
 def test_a_part_that_was_not_asked_for_is_not_used(server) -> None:
     server.faults = ["cut", "wrong part"]
-    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
+    assert get(server).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -152,25 +106,25 @@ def test_a_part_that_was_not_asked_for_is_not_used(server) -> None:
     ],
 )
 def test_another_file_than_promised_is_not_kept(server, content, reason) -> None:
-    server.content = content
+    server.files[PATH] = content
     with pytest.raises(CheckpointError) as caught:
-        fetch(server.url, SHA256, where=WHERE)
-    assert reason.replace("{url}", server.url) in str(caught.value)
-    assert left(cached_path(server.url, SHA256)) == set()
+        get(server)
+    assert reason.replace("{url}", server.address + PATH) in str(caught.value)
+    assert left(cached_path(server.address + PATH, SHA256)) == set()
 
 
 def test_a_file_in_the_cache_that_rotted_is_replaced(server) -> None:
-    target = cached_path(server.url, SHA256)
+    target = cached_path(server.address + PATH, SHA256)
     target.parent.mkdir(parents=True)
     target.write_bytes(CONTENT[:-1] + b"?")
-    assert fetch(server.url, SHA256, where=WHERE).read_bytes() == CONTENT
+    assert get(server).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(("code", "words"), [("404", "404 Not Found"), ("403", "403 Forbidden")])
 def test_a_refusal_is_passed_on(server, code, words) -> None:
     server.faults = [code]
     with pytest.raises(CheckpointError, match=rf"could not be downloaded \(the server said {words}\)"):
-        fetch(server.url, SHA256, where=WHERE)
+        get(server)
     assert len(server.asked) == 1
 
 
@@ -197,20 +151,20 @@ def test_a_silent_server_is_given_up(server, monkeypatch) -> None:
 
 def test_two_at_once_download_once(server) -> None:
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(fetch(server.url, SHA256, where=WHERE))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(get(server))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(found) == 4 and len(set(found)) == 1
-    assert server.asked == [None]
+    assert server.ranges == [None]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(server, tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAMPART_CACHE", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match="could not be downloaded"):
-        fetch(server.url, SHA256, where=WHERE)
+        get(server)
 
 
 def test_a_submission_takes_its_checkpoint_from_an_address(server, tmp_path) -> None:
@@ -218,12 +172,12 @@ def test_a_submission_takes_its_checkpoint_from_an_address(server, tmp_path) -> 
 
     folder = create("far", tmp_path)
     card = folder / "submission.toml"
-    card.write_text(f'{card.read_text()}\n[checkpoint]\nurl = "{server.url}"\nsha256 = "{SHA256}"\n')
+    card.write_text(f'{card.read_text()}\n[checkpoint]\nurl = "{server.address}{PATH}"\nsha256 = "{SHA256}"\n')
     found = read(folder, tmp_path)
-    assert server.asked == []
+    assert server.ranges == []
     assert found.checkpoint_sha256() == SHA256
     assert Path(found.spec()["checkpoint"]).read_bytes() == CONTENT
-    assert server.asked == [None]
+    assert server.ranges == [None]
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,8 @@ def test_without_the_archive_the_ways_to_go_on_are_told(tmp_path, base, official
 def test_the_archive_is_downloaded_when_it_is_asked_for(tmp_path, base, official, monkeypatch):  # noqa: F811
     asked = cifar10(tmp_path, base, monkeypatch)
     said = []
-    with FileServer({"CIFAR-10-C.tar": official[0]}) as server:
-        made = replace(official[2], source=replace(official[2].source, url=server.url("CIFAR-10-C.tar")))
+    with FileServer({"/CIFAR-10-C.tar": official[0]}) as server:
+        made = replace(official[2], source=replace(official[2].source, url=f"{server.address}/CIFAR-10-C.tar"))
         monkeypatch.setitem(ARCHIVES, "cifar10", made)
         told = download_progress(said.append)
         prepared = run.prepare(replace(asked, suite="standard", corruptions="official", progress=told))

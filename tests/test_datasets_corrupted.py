@@ -69,7 +69,7 @@ def official(monkeypatch):
 
 
 def served(monkeypatch, official, server):
-    made = replace(official[2], source=Source(server.url("CIFAR-10-C.tar"), official[2].source.md5))
+    made = replace(official[2], source=Source(f"{server.address}/CIFAR-10-C.tar", official[2].source.md5))
     monkeypatch.setitem(ARCHIVES, "cifar10", made)
     return made
 
@@ -186,7 +186,7 @@ def test_a_tar_that_is_none_or_lacks_an_array(tmp_path, base, official, monkeypa
 
 
 def test_an_archive_is_downloaded_with_progress(tmp_path, base, official, monkeypatch):
-    with FileServer({"CIFAR-10-C.tar": official[0]}) as server:
+    with FileServer({"/CIFAR-10-C.tar": official[0]}) as server:
         served(monkeypatch, official, server)
         told = []
         whole = corruptions_of(base, data_dir=tmp_path, source="official", progress=lambda *here: told.append(here))
@@ -196,18 +196,18 @@ def test_an_archive_is_downloaded_with_progress(tmp_path, base, official, monkey
 
 def test_a_download_goes_on_where_it_stopped(tmp_path, base, official, monkeypatch):
     data = official[0]
-    with FileServer({"CIFAR-10-C.tar": data}, cut=[len(data) // 3, len(data) // 4]) as server:
+    with FileServer({"/CIFAR-10-C.tar": data}, faults=[len(data) // 3, len(data) // 4]) as server:
         served(monkeypatch, official, server)
         assert corruptions_of(base, data_dir=tmp_path, source="official").official
         assert server.ranges == [None, f"bytes={len(data) // 3}-", f"bytes={len(data) // 3 + len(data) // 4}-"]
 
 
-@pytest.mark.parametrize(("start", "ranges"), [("good", True), ("wrong", True), ("long", True), ("good", False)])
-def test_what_an_earlier_run_left_is_used_or_replaced(tmp_path, base, official, monkeypatch, start, ranges):
+@pytest.mark.parametrize(("start", "resumable"), [("good", True), ("wrong", True), ("long", True), ("good", False)])
+def test_what_an_earlier_run_left_is_used_or_replaced(tmp_path, base, official, monkeypatch, start, resumable):
     data = official[0]
     left = {"good": data[:1000], "wrong": b"x" * 1000, "long": data + b"x"}[start]
     (tmp_path / "CIFAR-10-C.tar.part").write_bytes(left)
-    with FileServer({"CIFAR-10-C.tar": data}, ranges=ranges) as server:
+    with FileServer({"/CIFAR-10-C.tar": data}, resumable=resumable) as server:
         served(monkeypatch, official, server)
         assert corruptions_of(base, data_dir=tmp_path, source="official").official
         assert server.ranges[0] == f"bytes={len(left)}-" and len(server.ranges) == (1 if start == "good" else 2)
@@ -217,7 +217,7 @@ def test_what_an_earlier_run_left_is_used_or_replaced(tmp_path, base, official, 
 def test_a_damaged_download_and_a_refusal_say_what_to_do(tmp_path, base, official, monkeypatch):
     damaged = bytearray(official[0])
     damaged[5000] ^= 1
-    with FileServer({"CIFAR-10-C.tar": bytes(damaged)}) as server:
+    with FileServer({"/CIFAR-10-C.tar": bytes(damaged)}) as server:
         made = served(monkeypatch, official, server)
         with pytest.raises(DatasetError, match=r"with md5 .*, got .* bytes with md5 .*place the file at .*10-C.tar"):
             corruptions_of(base, data_dir=tmp_path, source="official")

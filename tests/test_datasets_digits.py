@@ -102,10 +102,10 @@ def test_both_are_downloaded_when_they_are_not_there(tmp_path, monkeypatch, digi
     pictures = np.zeros((32, 32, 3, 2), dtype=np.uint8)
     (tmp_path / "made").mkdir()
     numbers = mat(tmp_path / "made", pictures, np.array([[1], [2]]))
-    files = {"t10k-images-idx3-ubyte.gz": images, "t10k-labels-idx1-ubyte.gz": labels, "test_32x32.mat": numbers}
+    files = {"/t10k-images-idx3-ubyte.gz": images, "/t10k-labels-idx1-ubyte.gz": labels, "/test_32x32.mat": numbers}
     with FileServer(files) as server:
         for module, name, content in ((mnist, "IMAGES", images), (mnist, "LABELS", labels), (svhn, "TEST", numbers)):
-            known(monkeypatch, module, name, content, server.url("").rstrip("/"))
+            known(monkeypatch, module, name, content, server.address)
         assert (
             len(datasets.load("mnist", data_dir=tmp_path)) == 7 and len(datasets.load("svhn", data_dir=tmp_path)) == 2
         )

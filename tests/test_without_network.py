@@ -7,7 +7,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from zoo_server import submission
+from zoo_submissions import submission
 
 from harness import cli, datasets
 from harness.datasets import corruptions_of

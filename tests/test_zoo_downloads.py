@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from zoo_server import server as server  # noqa: PLC0414 - a fixture
-from zoo_server import submission
+from zoo_submissions import server as server  # noqa: PLC0414 - a fixture
+from zoo_submissions import submission
 
 from harness.checkpoints import Source, obtain
 from harness.errors import CheckpointError, UserError
@@ -40,7 +40,7 @@ def test_a_file_is_fetched_once_and_its_size_and_sha256_recorded(server, tmp_pat
 
 def test_a_cut_download_goes_on(server, tmp_path) -> None:
     server.files["/weights.pt"] = CONTENT
-    server.cut.add("/weights.pt")
+    server.faults = ["cut"]
     assert obtain([source(server, tmp_path)], where=WHERE) == (SHA256,)
     assert server.asked == [("/weights.pt", None), ("/weights.pt", f"bytes={len(CONTENT) // 2}-")]
 
@@ -58,7 +58,7 @@ def test_a_cut_download_goes_on(server, tmp_path) -> None:
     ],
 )
 def test_a_page_is_not_taken_for_weights(server, tmp_path, page, words) -> None:
-    server.pages["/weights.pt"] = page
+    server.files["/weights.pt"] = page
     wanted = source(server, tmp_path, page="https://drive.google.com/file/d/ID/view")
     message = refusal(lambda: obtain([wanted], where=WHERE))
     assert message == (
@@ -74,10 +74,9 @@ def test_a_page_does_not_cost_what_came_before_it(server, tmp_path) -> None:
     part = wanted.target.with_name("weights.pt.part")
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT[:1000])
-    server.pages["/weights.pt"] = "<html>quota exceeded"
+    server.files["/weights.pt"] = "<html>quota exceeded"
     refusal(lambda: obtain([wanted], where=WHERE))
     assert part.read_bytes() == CONTENT[:1000]
-    server.pages.clear()
     server.files["/weights.pt"] = CONTENT
     assert obtain([wanted], where=WHERE) == (SHA256,)
     assert server.asked[-1] == ("/weights.pt", "bytes=1000-")

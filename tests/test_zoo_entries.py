@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 from worker_submissions import TIMEOUT
-from zoo_server import server as server  # noqa: PLC0414 - a fixture
-from zoo_server import submission
+from zoo_submissions import server as server  # noqa: PLC0414 - a fixture
+from zoo_submissions import submission
 
 from harness.errors import CardError
 from harness.hubs import robustbench
