@@ -17,7 +17,7 @@ from submissions.architectures.slim_resnet import build
 from submissions.recipes import __main__ as command
 from submissions.recipes import fgsm_at, fgsm_rs, method, natural, trainer
 from submissions.recipes.config import Config, ConfigError, read
-from submissions.recipes.data import DataError, augment, load
+from submissions.recipes.data import DataError, augment, described, load
 from submissions.recipes.norms import TwinNorms
 from submissions.recipes.perturb import ascend, attackable, folded
 from submissions.recipes.publish import publish
@@ -91,7 +91,7 @@ def test_published_weights_give_the_validation_accuracy_of_the_training(images, 
     model, history = train(
         config, training, validation, folder=tmp_path / "w", device=torch.device("cpu"), say=lambda _: None
     )
-    folder = publish(model, config, history, out=tmp_path)
+    folder = publish(model, config, history, out=tmp_path, data=described(images, training, validation))
     again = build(width=8).eval()
     again.load_state_dict(load_file(folder / "weights.safetensors"))
     found = validate(again, validation, seed=config.seed, device=torch.device("cpu"))

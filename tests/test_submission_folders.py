@@ -127,9 +127,11 @@ def test_what_a_training_run_publishes_is_a_valid_submission(tmp_path) -> None:
         paper="https://arxiv.org/abs/1412.6572", notes="Two\nlines",
     )  # fmt: skip
     history = [{"epoch": 1, "seconds": 1.0, "natural": 0.5, "fgsm": 0.1, "pgd_10": 0.0}]
-    folder = publish(build(**config.kwargs), config, history, out=tmp_path)
+    data = {"form": "jpeg", "training": 49_000, "validation": 1_000, "sha256": "0" * 64}
+    folder = publish(build(**config.kwargs), config, history, out=tmp_path, data=data)
     found = read(folder, tmp_path)
     assert found.card.title == config.title and found.card.kwargs == config.kwargs
+    assert "49,000 JPEG copies of training images" in found.card.notes
     assert found.checkpoint_sha256() and found.source_sha256()
 
 

@@ -12,7 +12,7 @@ import torch
 
 from submissions.recipes import method
 from submissions.recipes.config import Config, ConfigError, read
-from submissions.recipes.data import DataError, Split, load
+from submissions.recipes.data import DataError, Split, described, load
 from submissions.recipes.publish import publish
 from submissions.recipes.trainer import train, validate
 
@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"stopped; the same command goes on from {work / 'checkpoint.pt'}", file=sys.stderr)
         return 130
     figures = None if config.weights == "float32" else validate(model, validation, seed=config.seed, device=device)
-    print(f"wrote {publish(model, config, history, out=arguments.out, figures=figures)}")
+    data = described(arguments.data, training, validation)
+    print(f"wrote {publish(model, config, history, out=arguments.out, data=data, figures=figures)}")
     return 0
 
 

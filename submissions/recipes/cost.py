@@ -1,6 +1,7 @@
-"""What a step of training costs, counted and not timed."""
+"""Where and by what code a network was trained, and what a step costs, counted and not timed."""
 
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def hardware() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Git commit of this code, followed by ``-dirty`` when something is changed; empty outside a checkout."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def cost(history: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """Training images as one uint8 tensor, from torchvision's files or from ``.npz`` files, with a held-out split."""
 
+import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +80,24 @@ def load(source: Path, *, seed: int) -> tuple[Split, Split]:
         Split(full.images[training], full.labels[training]),
         Split(full.images[validation], full.labels[validation]),
     )
+
+
+def described(source: Path, training: Split, validation: Split) -> dict[str, Any]:
+    """What was trained on, for the record.
+
+    ``form`` (``pixels``, or ``jpeg`` copies of them), the number of ``training`` and of held-out ``validation`` images,
+    and the ``sha256`` of their pixels and labels in that order.
+    """
+    digest = hashlib.sha256()
+    for split in (training, validation):
+        digest.update(split.images.numpy().tobytes())
+        digest.update(split.labels.numpy().tobytes())
+    form = "pixels"
+    if source.suffix == ".npz":
+        with np.load(source, allow_pickle=False) as arrays:
+            form = "pixels" if "images" in arrays else "jpeg"
+    sizes = {"training": len(training.labels), "validation": len(validation.labels)}
+    return {"form": form, **sizes, "sha256": digest.hexdigest()}
 
 
 def augment(images: Tensor, *, generator: torch.Generator) -> Tensor:

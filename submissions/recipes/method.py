@@ -40,6 +40,15 @@ class Batch:
     """Share of the training that is done after this step, in (0, 1]."""
 
 
+def sgd(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD with momentum 0.9; biases and BatchNorm's vectors are not decayed."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+
+
 class Method:
     """Base of the recipes with a state: subclasses say what ``update`` does and what must be saved."""
 
@@ -64,6 +73,10 @@ class Method:
 
     def end_epoch(self, epochs: int, batches: Callable[[int], Tensor]) -> None:
         """Called after ``epochs`` whole epochs; ``batches(i)`` are augmented images, a fixed draw."""
+
+    def figures(self) -> dict[str, float]:
+        """What else an epoch's row should say; called once at the end of each."""
+        return {}
 
     def published(self) -> nn.Module:
         """The network that is validated and published."""

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from submissions.recipes.config import Config
-from submissions.recipes.cost import cost, hardware
+from submissions.recipes.cost import commit, cost, hardware
 
 NO_BUDGET = {"natural", "double_backprop"}
 """Recipes that do not look at ``eps``."""
+FORMS = {"pixels": "training images", "jpeg": "JPEG copies of training images"}
+"""What the card calls them."""
 
 
 def _toml(value: object) -> str:
@@ -40,16 +43,17 @@ def _weights(model: nn.Module, precision: str) -> dict[str, Tensor]:
     }
 
 
-def _told(config: Config, chosen: dict[str, float], spent: dict[str, float]) -> str:
+def _told(config: Config, data: Mapping[str, Any], chosen: dict[str, float], spent: dict[str, float]) -> str:
     """The training in a sentence for the card."""
     rate = f"lr {config.lr}" + (f" x0.1 at {config.milestones}" if config.schedule == "step" else "")
     selection = "last epoch, no selection"
     if config.selection == "best":
-        selection = f"epoch {chosen['epoch']:.0f}, best by PGD-10 on 1,000 held-out training images"
+        selection = f"epoch {chosen['epoch']:.0f}, best by PGD-10 on {data['validation']:,} held-out training images"
     parts = [
         config.recipe,
         "" if config.recipe in NO_BUDGET else f"Linf eps {config.eps}",
         ", ".join(f"{name} {value}" for name, value in config.settings.items()),
+        f"{data['training']:,} {FORMS[data['form']]}",
         f"{config.epochs} epochs",
         f"batch {config.batch_size}",
         f"{config.schedule} {rate}",
@@ -67,11 +71,13 @@ def publish(
     history: list[dict[str, float]],
     *,
     out: Path,
+    data: Mapping[str, Any],
     figures: dict[str, float] | None = None,
 ) -> Path:
     """Write card, ``weights.safetensors`` and ``training.json`` into ``out/<id>/``; returns that folder.
 
-    ``figures`` are the validation accuracies of the weights as written, by default those of the picked epoch.
+    ``data`` is what it was trained on, as ``data.described`` says it; ``figures`` are the validation accuracies of the
+    weights as written, by default those of the picked epoch.
     """
     folder = out / config.id
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +85,7 @@ def publish(
     weights.write_bytes(save(_weights(model, config.weights)))
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     chosen, spent = picked(config, history), cost(history)
-    notes = (config.notes, f"Training: {_told(config, chosen, spent)}.")
+    notes = (config.notes, f"Training: {_told(config, data, chosen, spent)}.")
     lines = [
         f"id = {_toml(config.id)}",
         f"title = {_toml(config.title)}",
@@ -107,6 +113,8 @@ def publish(
         "recipe": config.recipe,
         "seed": config.seed,
         "config": asdict(config),
+        "data": dict(data),
+        "commit": commit(),
         "torch": torch.__version__,
         "seconds": round(spent["seconds"], 1),
         "cost": spent | {"hardware": hardware(), "threads": torch.get_num_threads()},

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from submissions.recipes.config import Config
 from submissions.recipes.cost import Operations, forward_operations
 from submissions.recipes.data import Split, augment
-from submissions.recipes.method import Batch, Method, method
+from submissions.recipes.method import Batch, Method, method, sgd
 from submissions.recipes.perturb import ascend, attackable, uniform_start
 
 VALIDATION_EPS = 8 / 255
@@ -69,23 +68,13 @@ def learning_rate(config: Config, progress: float) -> float:
     return config.lr * (progress / 0.4 if progress < 0.4 else (1 - progress) / 0.6)
 
 
-def _optimiser(model: nn.Module, config: Config) -> torch.optim.SGD:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-
-
 class Run:
     """A training under way: what a checkpoint holds, and how it is written and read back."""
 
     def __init__(self, config: Config, *, folder: Path, device: torch.device) -> None:
         self.config, self.device, self.path = config, device, folder / "checkpoint.pt"
         self.model = build(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimiser = _optimiser(self.model, config)
+        self.optimiser = sgd(self.model, lr=config.lr, weight_decay=config.weight_decay)
         self.method: Method = method(self.model, self.optimiser, config)
         self.history: History = []
         self.best: dict[str, Tensor] = {}
@@ -166,7 +155,7 @@ def _epoch(run: Run, training: Split, epoch: int, say: Callable[[str], None]) ->
     return {
         "epoch": epoch + 1, "loss": total / steps, "forward_equivalents": round(passes, 2),
         "seconds": time.monotonic() - began,
-    }  # fmt: skip
+    } | run.method.figures()  # fmt: skip
 
 
 def train(
