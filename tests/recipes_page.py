@@ -43,10 +43,11 @@ python -m submissions.recipes jarn --smoke --out tried
 The first line trains a [configuration](#configurations) of ours on CIFAR-10 under `data/` (torchvision's files,
 downloaded where the network allows it; or an `.npz` with `images` and `labels`). The second takes a file of yours for
 the recipe. The third, on 512 images, shows whether a recipe runs at all. Every epoch ends with a checkpoint under
-`trainings/`: the same command goes on from it, with the result of a run that was never stopped. 1,000 training images
-are set aside for selection; the test images are never read. `--seed N` trains the same again under another name,
-`NAME-sN`, which the page of the papers' claims then compares seed by seed. At the end there are a card,
-`weights.safetensors` and `training.json` with every setting, the course of each epoch and what the training cost. Then:
+`trainings/`: the same command goes on from it, on a processor with the result of a run that was never stopped (a
+checkpoint of other settings or images is refused). 1,000 training images are set aside for selection; the test images
+are never read. `--seed N` trains the same again under another name, `NAME-sN`, which the page of the papers' claims
+then compares seed by seed. At the end there are a card, `weights.safetensors` and `training.json` with every setting,
+the images and the commit, the course of each epoch and what the training cost. Then:
 
 ```sh
 harness run fgsm-rs-1122 --suite standard --dataset cifar10 --limit 1000

@@ -21,7 +21,7 @@ RECIPES = {
     "grad_align": "", "pgd_at": "steps = 2", "alp": "steps = 2", "trades": "steps = 2", "mart": "steps = 2",
     "fat": "steps = 3", "at_awp": "steps = 1", "trades_awp": "steps = 1, warmup = 0.0",
     "dajat": "steps = 1, views = 1, average_from = 0.3, decay = 0.5, warmup = 0.0",
-    "jarn": "begin = 0.4", "jarn_at1": "begin = 0.4",
+    "jarn": "begin = 0.4, every = 1", "jarn_at1": "begin = 0.4, every = 1",
 }  # fmt: skip
 """Every recipe, with settings that make it short."""
 
@@ -91,6 +91,38 @@ def test_every_recipe_runs_and_its_folder_reproduces_its_accuracy(recipe, settin
     assert training["cost"]["forward_equivalents"] >= 2.5 and training["cost"]["seconds"] > 0
     assert all(np.isfinite(row["loss"]) for row in training["history"])
     assert again(out / "tiny-smoke", images) == training["validation"]
+    assert training["data"] | {"sha256": ""} == {"form": "pixels", "training": 128, "validation": 32, "sha256": ""}
+    assert len(training["data"]["sha256"]) == 64 and len(training["commit"].removesuffix("-dirty")) in {0, 40}
+    assert ("discriminator_loss" in training["history"][0]) == recipe.startswith("jarn")
+
+
+def test_a_smoke_run_is_always_a_run(run, capsys) -> None:
+    for _ in range(2):
+        assert run("natural", "--smoke", extra="lr = 0.1")[0] == 0
+        assert "tiny-smoke epoch 1/1" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_other_settings_or_images_is_refused_and_kept(run, images, tmp_path, capsys) -> None:
+    assert run("natural")[0] == 0
+    path = tmp_path / "work" / "tiny" / "checkpoint.pt"
+    before = path.read_bytes()
+    assert run("natural", extra="lr = 0.05")[0] == 2
+    said = capsys.readouterr().err
+    assert f"{path}: expected a checkpoint of this training, got one with lr 0.2, now 0.05: delete it" in said
+    with np.load(images) as arrays:
+        np.savez(tmp_path / "other.npz", images=arrays["images"] ^ 1, labels=arrays["labels"])
+    assert run("natural", "--data", str(tmp_path / "other.npz"))[0] == 2
+    assert "got one with other training images: delete it to start over" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_more_images_a_step_than_there_are_is_refused_but_for_a_smoke_run(run, images, tmp_path, capsys) -> None:
+    file = tmp_path / "wide.toml"
+    file.write_text('id = "wide"\ntitle = "Wide"\nrecipe = "natural"\nkwargs = { width = 2 }\nbatch_size = 129\n')
+    places = ["--data", str(images), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    assert command.main([str(file), *places, "--device", "cpu"]) == 2
+    assert "batch_size: expected at most 128 training images, got 129" in capsys.readouterr().err
+    assert command.main([str(file), *places, "--device", "cpu", "--smoke"]) == 0
 
 
 def test_a_folder_just_written_is_evaluated_as_it_is(run, tmp_path) -> None:

@@ -201,3 +201,17 @@ def test_friendly_training_without_success_is_pgd() -> None:
     options = {"eps": EPS, "step_size": 2 / 255, "steps": 7}
     found = fat.early_stopped(model, x, y, x, tau=0, omega=0.0, generator=draws(), **options)
     assert torch.equal(found, ascend(model, x, y, x, **options))
+
+
+def test_friendly_training_adds_its_noise_beside_the_step() -> None:
+    # The gradient's sign is one everywhere, so the path is the noise's; Zhang et al.'s code adds it unscaled.
+    x, y, omega = torch.full((2, 3, 8, 8), 0.2), torch.zeros(2, dtype=torch.int64), 0.004
+    found = fat.early_stopped(
+        Threshold(0.9), x, y, x, eps=0.02, step_size=0.003, steps=4, tau=0, omega=omega, generator=draws()
+    )
+    replay, place = draws(), x
+    for _ in range(4):
+        moved = place + 0.003 + omega * torch.randn(x.shape, generator=replay)
+        place = x + (moved - x).clamp(-0.02, 0.02)
+    assert torch.allclose(found, place, atol=1e-6)
+    assert float((found - x).std()) > 0.002

@@ -91,6 +91,61 @@ def test_dajat_trains_both_sets_of_norms_and_publishes_the_average() -> None:
     assert torch.allclose(run.method.published().stem[0].weight, mean, atol=1e-7)
 
 
+@pytest.mark.parametrize(("steps", "share"), [(2, 1.0), (3, 0.5)])
+def test_a_step_of_dajat_by_hand(steps, share, monkeypatch) -> None:
+    """Ramp, inner steps, the direction of the weights from the images alone, joint objective, one step of SGD."""
+    settings = {"views": 1, "steps": steps, "beta": 3.0, "joint": 2.0, "gamma": 0.02, "warmup": 0.0}
+    run, (x, y) = recipe("dajat", average_from=1.0, **settings), images(6)
+    view = x.flip(3).mul(0.7)
+    monkeypatch.setattr(dajat, "auto_augment", lambda *_, **__: view)
+    run.method.twin.double()
+    x, view, given = x.double(), view.double(), batch(x, y, progress=0.5)
+    model = slim_copy(run.model).double()
+    twin = TwinNorms(model)
+    twin.load_state_dict(run.method.twin.state_dict())
+    eps, replay, weights = 0.5 * 8 / 255, draws(7), dict(model.named_parameters())
+    nets, pairs = (model, twin), []
+    for net, clean in zip(nets, (x, view), strict=True):
+        net.eval()
+        place = (clean + 0.001 * torch.randn(x.shape, generator=replay)).clamp(0, 1)
+        p = net(clean).softmax(1).detach()
+        for _ in range(steps):
+            place.requires_grad_(True)
+            away = (p * (p.log() - net(place).log_softmax(1))).sum()
+            (slope,) = torch.autograd.grad(away, place)
+            place = clean + (place.detach() + share * eps * slope.sign() - clean).clamp(-eps, eps)
+            place = place.clamp(0, 1)
+        pairs.append((clean, place))
+        net.train()
+
+    def robust(net: nn.Module, clean: torch.Tensor, moved: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, other = net(clean).log_softmax(1), net(moved).log_softmax(1)
+        away = (logits.exp() * (logits - other)).sum(1).mean()
+        return -logits.gather(1, y[:, None]).mean() + 3.0 * away, logits.exp()
+
+    kept = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    before = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    wide = {name: tensor for name, tensor in weights.items() if tensor.ndim > 1}
+    slopes = torch.autograd.grad(robust(model, *pairs[0])[0], list(wide.values()))
+    with torch.no_grad():
+        for tensor, slope in zip(wide.values(), slopes, strict=True):
+            tensor.add_(0.02 * tensor.norm() * slope / slope.norm())
+        for name, tensor in model.named_buffers():
+            tensor.copy_(kept[name])
+    (first, p), (second, q) = robust(model, *pairs[0]), robust(twin, *pairs[1])
+    middle = (p + q) / 2
+    joint = ((p * (p / middle).log()).sum(1) + (q * (q / middle).log()).sum(1)).mean() / 2
+    value = (first + second) / 2 + 2.0 * joint
+    value.backward()
+    monkeypatch.setattr(run.method, "seen", lambda _: [(run.model, x), (run.method.twin, view)])
+    assert run.method.update(given) == pytest.approx(float(value), rel=1e-9)
+    for name, tensor in run.model.named_parameters():
+        decay = 5e-4 * before[name] if tensor.ndim > 1 else 0
+        assert torch.allclose(tensor, before[name] - 0.1 * (weights[name].grad + decay), atol=1e-9), name
+    for name, tensor in run.model.named_buffers():
+        assert torch.allclose(tensor, dict(model.named_buffers())[name]), name
+
+
 def test_the_augmented_views_depend_on_the_generator_alone() -> None:
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     first = dajat.auto_augment(pixels, generator=draws())

@@ -67,7 +67,7 @@ def adjust(config: Config, arguments: argparse.Namespace) -> Config:
         config = replace(config, id=f"{config.id}-n{arguments.subset}")
         config = replace(config, notes=f"{config.notes} Trained on {arguments.subset} images only.".strip())
     if arguments.smoke:
-        config = replace(config, epochs=1, id=f"{config.id}-smoke")
+        config = replace(config, epochs=1, batch_size=min(config.batch_size, 128), id=f"{config.id}-smoke")
     method.check(config)
     return config
 
@@ -92,8 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.smoke:
         training, validation = _first(training, 512), _first(validation, 128)
     work, device = arguments.work / config.id, torch.device(arguments.device)
+    if arguments.smoke:
+        (work / "checkpoint.pt").unlink(missing_ok=True)
     try:
         model, history = train(config, training, validation, folder=work, device=device)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from {work / 'checkpoint.pt'}", file=sys.stderr)
         return 130

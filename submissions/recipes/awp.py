@@ -64,12 +64,17 @@ class WeightPerturbed(Method):
 
         return self.descend_perturbed(batch, objective)
 
-    def descend_perturbed(self, batch: Batch, objective: Callable[[], Tensor]) -> float:
-        """One step of the optimiser along the gradient at the perturbed weights; returns the loss there."""
+    def descend_perturbed(
+        self, batch: Batch, objective: Callable[[], Tensor], direction: Callable[[], Tensor] | None = None
+    ) -> float:
+        """One step of the optimiser along the gradient at the perturbed weights; returns the loss there.
+
+        The weights are moved up ``direction``, or up the objective itself.
+        """
         if self.gamma == 0 or batch.progress <= self.warmup:
             return self.descend(objective())
         self.optimiser.zero_grad(set_to_none=True)
-        with perturbed(self.model, objective, gamma=self.gamma):
+        with perturbed(self.model, direction or objective, gamma=self.gamma):
             value = objective()
             value.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()

@@ -33,23 +33,23 @@ def jensen_shannon(logits: Sequence[Tensor]) -> Tensor:
 
 
 def auto_augment(images: Tensor, *, generator: torch.Generator) -> Tensor:
-    """CIFAR-10's AutoAugment policy (Cubuk et al. 2019, arXiv 1805.09501) after pad, crop and flip.
+    """CIFAR-10's AutoAugment policy (Cubuk et al. 2019, arXiv 1805.09501), then pad, crop and flip.
 
     ``images`` uint8 (N, 3, H, W); returns float in [0, 1]. The draws come from ``generator`` alone.
     """
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-    cropped = augment(images, generator=generator).mul_(255).round_().to(torch.uint8)
     seed = int(torch.randint(0, 2**31, (), generator=generator))
     policy = AutoAugment(AutoAugmentPolicy.CIFAR10)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        views = [policy(image) for image in cropped]
-    return torch.stack(views).float().div_(255)
+        views = torch.stack([policy(image) for image in images])
+    return augment(views, generator=generator)
 
 
 class Recipe(WeightPerturbed):
-    """``beta`` weighs TRADES' divergence, ``joint`` the Jensen-Shannon term; ``steps`` ascents of half the budget.
+    """``beta`` weighs TRADES' divergence, ``joint`` the Jensen-Shannon term. ``steps`` ascents of half the budget, or
+    of the whole one where there are no more than two.
 
     The weights are averaged with ``decay`` after the share ``average_from`` of the training; ``gamma`` and ``warmup``
     are those of ``WeightPerturbed``.
@@ -89,17 +89,23 @@ class Recipe(WeightPerturbed):
 
     def update(self, batch: Batch) -> float:
         eps = self.eps * batch.progress
+        length = eps if self.steps <= 2 else eps / 2
         triples = []
         with self.autocast():
             for net, x in self.seen(batch):
                 start = normal_start(x, generator=batch.generator)
-                triples.append((net, x, ascend_from_clean(net, x, start, eps=eps, step_size=eps / 2, steps=self.steps)))
+                x_adv = ascend_from_clean(net, x, start, eps=eps, step_size=length, steps=self.steps)
+                triples.append((net, x, x_adv))
 
         def objective() -> Tensor:
             with self.autocast():
                 return self.joint_objective(triples, batch.y)
 
-        value = self.descend_perturbed(batch, objective)
+        def direction() -> Tensor:
+            with self.autocast():
+                return self.joint_objective(triples[:1], batch.y)
+
+        value = self.descend_perturbed(batch, objective, direction)
         if batch.progress > self.average_from:
             self.average.update(self.model)
         return value

@@ -82,22 +82,27 @@ def load(source: Path, *, seed: int) -> tuple[Split, Split]:
     )
 
 
+def fingerprint(*splits: Split) -> str:
+    """sha256 of the pixels and labels of the splits, in that order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(split.images.numpy().tobytes())
+        digest.update(split.labels.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def described(source: Path, training: Split, validation: Split) -> dict[str, Any]:
     """What was trained on, for the record.
 
     ``form`` (``pixels``, or ``jpeg`` copies of them), the number of ``training`` and of held-out ``validation`` images,
     and the ``sha256`` of their pixels and labels in that order.
     """
-    digest = hashlib.sha256()
-    for split in (training, validation):
-        digest.update(split.images.numpy().tobytes())
-        digest.update(split.labels.numpy().tobytes())
     form = "pixels"
     if source.suffix == ".npz":
         with np.load(source, allow_pickle=False) as arrays:
             form = "pixels" if "images" in arrays else "jpeg"
     sizes = {"training": len(training.labels), "validation": len(validation.labels)}
-    return {"form": form, **sizes, "sha256": digest.hexdigest()}
+    return {"form": form, **sizes, "sha256": fingerprint(training, validation)}
 
 
 def augment(images: Tensor, *, generator: torch.Generator) -> Tensor:

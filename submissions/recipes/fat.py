@@ -28,7 +28,8 @@ def early_stopped(
     """At most ``steps`` steps of PGD from ``start``, each image by itself.
 
     An image that is misclassified takes ``tau`` steps more, counted while it stays misclassified, and then rests
-    where it is. A step is ``step_size`` times the gradient's sign plus ``omega`` times Gaussian noise, projected.
+    where it is. A step is ``step_size`` times the gradient's sign, and ``omega`` times Gaussian noise beside it (as in
+    the authors' code), projected.
     """
     x_adv, left = start.clone(), torch.full_like(y, tau)
     moving = torch.ones_like(y, dtype=torch.bool)
@@ -45,7 +46,7 @@ def early_stopped(
             moving = torch.zeros_like(moving)
             moving[index] = True
             noise = torch.randn(x.shape, generator=generator).to(x.device)[index]
-            moved = place.detach()[going] + step_size * (gradient[going].sign() + omega * noise)
+            moved = place.detach()[going] + step_size * gradient[going].sign() + omega * noise
             x_adv[index] = (x[index] + (moved - x[index]).clamp(-eps, eps)).clamp(0, 1)
             if not len(index):
                 break

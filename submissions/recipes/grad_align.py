@@ -2,7 +2,8 @@
 
 The penalty asks the input gradient to point the same way at the image and at a random point of the ball around it,
 which keeps one-step training from catastrophic overfitting. As in the authors' code the gradient at the image serves
-both the attack and the penalty, so it is taken with BatchNorm in training mode.
+both the attack and the penalty, so it is taken with BatchNorm in training mode. The penalty is the paper's formula,
+differentiated through both gradients; the authors' code leaves out the one at the image.
 """
 
 import torch

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from submissions.recipes.config import Config
+from submissions.recipes.config import Config, ConfigError
 from submissions.recipes.cost import Operations, forward_operations
-from submissions.recipes.data import Split, augment
+from submissions.recipes.data import Split, augment, fingerprint
 from submissions.recipes.method import Batch, Method, method, sgd
 from submissions.recipes.perturb import ascend, attackable, uniform_start
 
@@ -71,8 +71,8 @@ def learning_rate(config: Config, progress: float) -> float:
 class Run:
     """A training under way: what a checkpoint holds, and how it is written and read back."""
 
-    def __init__(self, config: Config, *, folder: Path, device: torch.device) -> None:
-        self.config, self.device, self.path = config, device, folder / "checkpoint.pt"
+    def __init__(self, config: Config, *, folder: Path, device: torch.device, data: str = "") -> None:
+        self.config, self.device, self.path, self.data = config, device, folder / "checkpoint.pt", data
         self.model = build(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimiser = sgd(self.model, lr=config.lr, weight_decay=config.weight_decay)
         self.method: Method = method(self.model, self.optimiser, config)
@@ -80,12 +80,19 @@ class Run:
         self.best: dict[str, Tensor] = {}
 
     def restore(self) -> bool:
-        """Go back to the checkpoint, if there is one of this very configuration."""
+        """Go back to the checkpoint if there is one; ``ConfigError`` when it is of another configuration or data."""
         if not self.path.exists():
             return False
         state = torch.load(self.path, weights_only=True, map_location=self.device)
-        if asdict(Config(**state["config"])) != asdict(self.config):
-            return False
+        found, mine = asdict(Config(**state["config"])), asdict(self.config)
+        other = [f"{name} {found[name]!r}, now {mine[name]!r}" for name in mine if found[name] != mine[name]]
+        if state.get("data", self.data) != self.data:
+            other.append("other training images")
+        if other:
+            raise ConfigError(
+                f"{self.path}: expected a checkpoint of this training, got one with {'; '.join(other)}: delete it to "
+                "start over, or choose another folder with --work"
+            )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.method.load_state_dict(state.get("method", {}))
@@ -95,7 +102,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint under another name first, so that a stop leaves the old one whole."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"config": asdict(self.config), "model": self.model.state_dict()}
+        state = {"config": asdict(self.config), "data": self.data, "model": self.model.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "method": self.method.state_dict()}
         torch.save(state | {"history": self.history, "best": self.best}, self.path.with_suffix(".tmp"))
         os.replace(self.path.with_suffix(".tmp"), self.path)
@@ -169,10 +176,15 @@ def train(
 ) -> tuple[nn.Module, History]:
     """Train and return (network in evaluation mode, one row of figures per epoch).
 
-    ``folder`` receives ``checkpoint.pt`` after every epoch; the same call resumes from it, with the same result as
-    a run that was never stopped, because every random draw depends on the seed, the epoch and the step alone.
+    ``folder`` receives ``checkpoint.pt`` after every epoch; the same call resumes from it. Every random draw depends on
+    the seed, the epoch and the step alone, so on a processor, with as many threads, the result is that of a run that
+    was never stopped. ``ConfigError`` when the checkpoint is of another configuration or other images.
     """
-    run = Run(config, folder=folder, device=device)
+    if config.batch_size > len(training.labels):
+        raise ConfigError(
+            f"batch_size: expected at most {len(training.labels):,} training images, got {config.batch_size}"
+        )
+    run = Run(config, folder=folder, device=device, data=fingerprint(training, validation))
     if run.restore():
         say(f"{config.id}: resumed after epoch {len(run.history)}")
     for epoch in range(len(run.history), config.epochs):
