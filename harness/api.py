@@ -21,13 +21,13 @@ from harness.attacks import find_attack
 from harness.datasets import Corrupted, Dataset
 from harness.engine.corrupting import choose
 from harness.engine.outcome import Settings
-from harness.errors import InputError
+from harness.errors import InputError, UserError
 from harness.executors.shard_process import Job, run_job
 from harness.judging import Judgement, judge_candidate, threats_of
 from harness.metrics import Accuracy
 from harness.own import LocalHolder, check_images, check_model, dataset_of, device_of, isolated
 from harness.probes import PROBES
-from harness.records import Candidate, Manifest, Record, Status, Task, ThreatModel
+from harness.records import DEFENCES, NORMS, Candidate, Manifest, Record, Status, Task, ThreatModel
 from harness.tables import example_frame, measure_of, task_frame
 from harness.ticker import Ticker
 from harness.worker.in_process import copies_of
@@ -98,10 +98,14 @@ def evaluate(
 
     A task that fails is a row that says why. ``InputError``, a ``ValueError``, when an argument is wrong.
     """
+    x = x.detach() if isinstance(x, Tensor) else x
     check_images(x, y)
-    threat = ThreatModel.parse(norm, _exact(eps))
-    if batch_size < 1 or threads < 1 or seed < 0:
-        raise InputError("evaluate: expected batch_size and threads of at least 1 and seed of at least 0")
+    threat = _threat(norm, eps)
+    for name, value, least in (("batch_size", batch_size, 1), ("threads", threads, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    if defence not in DEFENCES:
+        raise InputError(f"defence: expected one of {', '.join(DEFENCES)}, got {defence!r}")
     where = device_of(model, device)
     network = check_model(model, x, y, where)
     data = dataset_of(x, y, classes=network.classes)
@@ -155,6 +159,8 @@ def _planned(suite: str, threat: ThreatModel, data: Dataset, seed: int, defence:
             if threat.norm not in attack.norms:
                 continue
         kept.append(task)
+    if not any(task.kind == "clean" for task in kept):
+        raise InputError(f"suite: expected a task of the kind clean in {suite}, got none")
     return _Planned(tuple(kept), corrupted, threat)
 
 
@@ -206,6 +212,16 @@ def _evaluation(tasks: Sequence[Task], records: tuple[Record, ...], judgement: J
         robust_accuracy=metrics.worst_case(whole[key] for key in attacks) if complete else None,
         judgement=judgement,
     )
+
+
+def _threat(norm: object, eps: float | str | Fraction) -> ThreatModel:
+    if not isinstance(norm, str):
+        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    text = _exact(eps)
+    try:
+        return ThreatModel.parse(norm, text)
+    except UserError as error:
+        raise InputError(str(error)) from None
 
 
 def _exact(eps: float | str | Fraction) -> str:

@@ -93,9 +93,9 @@ def check_model(model: object, x: Tensor, y: Tensor, device: str) -> Tried:
         module = (copy.deepcopy(model) if isinstance(model, nn.Module) else _Function(model)).cpu()
     except Exception as error:
         raise InputError(f"model: expected a module that can be copied, got {_told(error)}") from None
-    digest = state_hash(module)
     with isolated(torch.get_num_threads()), torch.no_grad():
         try:
+            digest = state_hash(module)
             logits: Any = copy.deepcopy(module).eval().to(device)(x[:TRIED].detach().to(device))
         except Exception as error:
             raise InputError(
@@ -109,7 +109,10 @@ def check_model(model: object, x: Tensor, y: Tensor, device: str) -> Tried:
         or not logits.is_floating_point()
         or logits.shape[1] < 2
     ):
-        raise InputError(f"model: expected float logits ({rows}, K) for {rows} images, got {describe_output(logits)}")
+        raise InputError(
+            f"model: expected float logits ({rows}, K) with K of at least 2 for {rows} images, got "
+            f"{describe_output(logits)}"
+        )
     if int(y.max()) >= logits.shape[1]:
         raise InputError(f"y: expected labels below {logits.shape[1]}, the model's classes, got {int(y.max())}")
     return Tried(module, logits.shape[1], digest)

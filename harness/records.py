@@ -13,6 +13,12 @@ SCHEMA = 2
 """Version of the record and manifest format; a reader refuses a newer one and migrates an older one."""
 
 NORMS = ("Linf", "L2", "L1")
+DEFENCES = ("static", "stochastic", "dynamic", "non-differentiable", "detector")
+"""What a submission may do when it is asked; suites have entries for some kinds only."""
+SMALLEST_EPS = Fraction(1, 10**6)
+"""Less than sixteen steps of a float32 pixel near 1 cannot be told from rounding."""
+LARGEST_EPS = {"Linf": 1, "L2": 10**6, "L1": 10**6}
+"""No two images are further apart; L2 and L1 leave room for any size of image."""
 
 
 def eps_label(value: Fraction) -> str:
@@ -49,7 +55,14 @@ class ThreatModel:
             value = Fraction(0)
         if value <= 0:
             raise UserError(f"eps: expected a positive fraction such as '8/255' or '0.5', got {eps!r}")
-        return cls(names[norm.lower()], eps_label(value))
+        found = names[norm.lower()]
+        if not SMALLEST_EPS <= value <= LARGEST_EPS[found]:
+            hint = f": write '{eps}/255' for {eps} of 255 levels" if found == "Linf" and eps.isdigit() else ""
+            raise UserError(
+                f"eps: expected {float(SMALLEST_EPS):g} to {LARGEST_EPS[found]:g} in {found}, since float32 pixels lie "
+                f"in [0, 1], got {eps!r}{hint}"
+            )
+        return cls(found, eps_label(value))
 
     @property
     def value(self) -> float:

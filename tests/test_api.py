@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import warnings
 from dataclasses import asdict, fields
 from fractions import Fraction
 
@@ -236,14 +237,39 @@ X, Y = torch.zeros(2, 3, 32, 32), torch.tensor([1, 2])
         ({"norm": "L3"}, "norm: expected one of Linf, L2, L1, got 'L3'"),
         ({"suite": "quik"}, "did you mean 'quick'"),
         ({"device": "cuda:77"}, "device: expected one this machine has"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size: expected a whole number of at least 1, got 2.5"),
+        ({"batch_size": None}, "batch_size: expected a whole number of at least 1, got None"),
+        ({"seed": 1.5}, "seed: expected a whole number of at least 0, got 1.5"),
+        ({"norm": 2}, "norm: expected one of Linf, L2, L1, got 2"),
+        ({"eps": 8}, "eps: expected 1e-06 to 1 in Linf, .*: write '8/255'"),
+        ({"eps": 0}, "eps: expected a positive fraction"),
+        ({"defence": "weird"}, "defence: expected one of static, stochastic, .* got 'weird'"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(3072, 1))}, "model: expected float logits .*K of at least 2"),
     ],
 )
 def test_wrong_input_is_one_clear_error(changes, said, short):
     given = {"model": network(), "x": X, "y": Y, "suite": short} | changes
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError if "suite" in changes else InputError, match=said) as caught:
         evaluate(**given, progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_suite_without_the_clean_task_is_refused_before_any_work(tmp_path):
+    path = tmp_path / "bare.toml"
+    path.write_text('description = "No clean task."\n[[tasks]]\nname = "fgsm"\nattack = "fgsm"\n')
+    with pytest.raises(InputError, match=r"suite: expected a task of the kind clean in .*bare\.toml, got none"):
+        evaluate(network(), X, Y, suite=str(path), progress=False)
+
+
+def test_a_lazy_network_and_images_that_want_gradients_are_taken(short):
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(InputError, match="model: expected one that takes images"):
+        evaluate(lazy, X, Y, suite=short, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = evaluate(network(), X.clone().requires_grad_(), Y, suite=short, progress=False)
+    assert found.natural_accuracy.n == 2
 
 
 def test_input_errors_are_value_errors():

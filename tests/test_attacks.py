@@ -315,3 +315,63 @@ def test_a_plain_generator_or_none_is_turned_into_streams():
     assert torch.equal(none, ExampleGenerators.for_examples(0, "", range(3)).uniform((2,)))
     with pytest.raises(ValueError, match="expected generators for 4 examples, got 3"):
         ExampleGenerators.of(ExampleGenerators.of(None, 3), 4)
+
+
+class Answering(nn.Module):
+    """``Linear`` whose answer is changed before it is given."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.inner, self.change = Linear(), change
+
+    def forward(self, x):
+        return self.change(self.inner(x.float()))
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_logits_of_any_precision_are_answered_in_the_images(name, precision):
+    model, x = Answering(lambda logits: logits.to(precision)), images(6)
+    y = model(x).argmax(1)
+    for asked in (x, x.double()):
+        for norm in find_attack(name).norms:
+            x_adv = run(name, model, asked, y, norm=norm, eps={"Linf": 0.02, "L2": 0.2, "L1": 1.0}[norm])
+            assert x_adv.dtype == asked.dtype and bool(x_adv.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [(lambda z: (z, z), "got tuple"), (lambda z: {"logits": z}, "got dict"), (lambda z: z.long(), "got .* of int64")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_an_answer_that_is_no_logits_is_one_line(name, change, got):
+    x = images(6)
+    with pytest.raises(UserError, match=f"model: expected float logits .6, K., {got}"):
+        run(name, Answering(change), x, Linear()(x).argmax(1))
+
+
+@pytest.mark.parametrize("eps", [None, "8/255"])
+@pytest.mark.parametrize("name", ["pgd", "fgsm", "apgd-ce", "square", "fab-t", "budget"])
+def test_a_budget_that_is_no_number_is_one_line(name, eps):
+    x = images(2)
+    with pytest.raises(UserError, match=f"{SPOKEN.get(name, name)}: eps: expected a finite number above 0, got"):
+        run(name, Linear(), x, Linear()(x).argmax(1), eps=eps)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        (name, norm)
+        for name in ATTACKS.names()
+        for norm in ("L2", "L1")
+        if norm in find_attack(name).norms and not find_attack(name).minimum_norm
+    ],
+)
+def test_a_budget_near_the_resolution_of_pixels_is_kept(name, norm):
+    x = images(5, low=0.1, high=0.9)
+    y = Linear()(x).argmax(1)
+    for eps in (1e-3, 1e-4, 1e-5, 1e-6):
+        for extra in ({}, {"random_start": True}) if name == "fgsm" else ({},):
+            x_adv = run(name, Linear(), x, y, norm=norm, eps=eps, **extra)
+            order = {"L2": 2, "L1": 1}[norm]
+            assert float((x_adv - x).double().flatten(1).norm(order, 1).max()) <= eps * (1 + 1e-5), eps

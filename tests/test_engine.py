@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.attacks import ATTACKS, Attack
 from harness.datasets import Dataset
 from harness.engine.counting import Ledger
+from harness.engine.inspection import within
 from harness.engine.outcome import Settings
 from harness.engine.shard import run_shard
 from harness.models import WorkerOptions
@@ -238,6 +239,28 @@ def test_counts_follow_the_example_when_an_attack_drops_rows() -> None:
     ledger.forward(torch.cat([x[[2]], x[[2]], x[[0]]]))
     assert ledger.forwards.tolist() == [2, 2, 3, 2, 1]
     assert ledger.backwards.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_counts_follow_the_example_when_another_call_has_as_many_rows() -> None:
+    x = torch.rand(4, 3, 4, 4)
+    ledger = Ledger(x)
+    ledger.forward(torch.cat([x[[2]], x[[2]], x[[0]], x[[3]]]) + 0.01)
+    assert ledger.forwards.tolist() == [1, 0, 2, 1]
+    ledger.forward(x + 0.9)
+    assert ledger.forwards.sum() == 8
+
+
+def test_equal_images_are_counted_in_their_own_places() -> None:
+    ledger = Ledger(torch.rand(2, 3, 4, 4).repeat(2, 1, 1, 1))
+    ledger.forward(ledger._x.view(4, 3, 4, 4) + 0.01)
+    assert ledger.forwards.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 1e-6), ("Linf", 1e-4), ("L2", 1e-6), ("L1", 1e-6)])
+def test_a_small_budget_has_a_small_slack(norm: str, eps: float) -> None:
+    x = torch.full((1, 1, 1, 1), 0.25)
+    assert bool(within((x + eps) - x, norm, eps * 1.02))
+    assert not bool(within((x + 1.2 * eps) - x, norm, eps))
 
 
 def test_forwards_and_backwards_of_pgd_without_success() -> None:

@@ -39,6 +39,20 @@ def test_a_budget_that_is_no_positive_fraction_is_refused(eps: str) -> None:
         ThreatModel.parse("Linf", eps)
 
 
+@pytest.mark.parametrize(
+    ("norm", "eps", "said"),
+    [
+        ("Linf", "8", "eps: expected 1e-06 to 1 in Linf, .* got '8': write '8/255' for 8 of 255 levels"),
+        ("Linf", "1.5", "got '1.5'$"), ("Linf", "1e400", "got '1e400'$"), ("Linf", "1e-400", "got '1e-400'$"),
+        ("Linf", "1e-7", "got '1e-7'$"), ("L2", "1e7", "expected 1e-06 to 1e.06 in L2"), ("L1", "1e-9", "in L1"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_pixels_cannot_show_is_refused(norm: str, eps: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ThreatModel.parse(norm, eps)
+    assert ThreatModel.parse("L2", "100").eps == "100"
+
+
 def test_an_unknown_norm_is_refused() -> None:
     with pytest.raises(UserError, match=r"expected one of Linf, L2, L1, got 'L7'"):
         ThreatModel.parse("L7", "0.5")

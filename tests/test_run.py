@@ -298,7 +298,7 @@ def _stderr_of(main, arguments, message) -> bool:
     return True
 
 
-def test_a_label_without_a_logit_is_an_error_record(honest_root, tmp_path) -> None:
+def test_a_class_without_a_logit_is_an_error_record(honest_root, tmp_path) -> None:
     path = tmp_path / "labels.npz"
     np.savez(path, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.array([0, 1, 12, 3]))
     done = harness(
@@ -306,7 +306,7 @@ def test_a_label_without_a_logit_is_an_error_record(honest_root, tmp_path) -> No
         "--dataset", f"npz:{path}", "--attack", "fgsm",
     )  # fmt: skip
     assert done.returncode == 1
-    assert "label 12 has no logit: the network returns 10 classes" in done.stderr
+    assert "expected 13 logits an image, one for each class of the data set, got 10" in done.stderr
 
 
 def test_a_run_with_checks_ends_with_a_verdict_and_one_that_lacks_some_is_no_pass(honest_root, tmp_path) -> None:

@@ -3,11 +3,12 @@
 import json
 import pickle
 import tomllib
+from typing import get_args
 
 import pytest
 
 from harness.errors import CardError
-from harness.records import ThreatModel
+from harness.records import DEFENCES, ThreatModel
 from harness.submission.card import CARD, Card, fits, read_card
 
 SMALLEST = """
@@ -309,3 +310,7 @@ def test_a_family_has_the_classes_of_its_data_set() -> None:
     named = {name: classes for name, classes in FAMILIES.items() if name != "npz"}
     assert named == {name: len(classes) for name, classes in CLASS_NAMES.items()}
     assert set(named) == {name.partition("-")[0] for name in datasets.names()}
+
+
+def test_the_kinds_of_defences_are_the_records() -> None:
+    assert get_args(Card.model_fields["defence"].annotation) == DEFENCES

@@ -126,3 +126,20 @@ def test_a_network_for_other_images_is_left_alone() -> None:
     network, found = prepared(module)
     assert found == ("micro_batch=4",)
     assert network(torch.rand(5, 7)).shape == (5, 4)
+
+
+def test_filler_rows_do_not_spoil_infinite_gradients():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.sqrt().flatten(1)[:, :4]
+
+    network, x = Network(Root(), micro_batch=4), torch.rand(5, *SHAPE)
+    x[:, 0, 0, 0] = 0
+    gradients = []
+    for rows in (x, x[:4], x[:1]):
+        leaf = rows.clone().requires_grad_()
+        network(leaf).sum().backward()
+        gradients.append(leaf.grad)
+    assert bool(gradients[0][:, 0, 0, 0].isposinf().all())
+    assert torch.equal(gradients[0][:4], gradients[1]) and torch.equal(gradients[0][:1], gradients[2])
+    assert not bool(torch.cat(gradients).isnan().any())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.losses import input_gradient, misclassified
+from harness.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, K) of some rows and their positions int64 (n,) among all rows asked about, to their losses (n,)."""
@@ -17,10 +18,24 @@ def batches(n: int, batch_size: int | None) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
+def answer(model: nn.Module, x: Tensor) -> Tensor:
+    """Logits of ``x`` (N, C, H, W) in the images' precision, whatever the network's; differentiable.
+
+    ``UserError`` unless the network returns a floating-point tensor; its shape is looked at by ``check_labels``.
+    """
+    logits: object = model(x)
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = type(logits).__name__
+        if isinstance(logits, Tensor):
+            got = f"{tuple(logits.shape)} of {str(logits.dtype).removeprefix('torch.')}"
+        raise UserError(f"model: expected float logits ({len(x)}, K), got {got}")
+    return logits.to(x.dtype)
+
+
 def ask(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), without a graph; N is at least 1."""
     with torch.no_grad():
-        return _joined([model(x[part]) for part in batches(len(x), batch_size)])
+        return _joined([answer(model, x[part]) for part in batches(len(x), batch_size)])
 
 
 def ask_gradient(
@@ -42,17 +57,17 @@ def ask_gradient(
         leaf = x[part].detach().requires_grad_()
         rows = torch.arange(part.start, part.stop, device=x.device)
         with torch.enable_grad():
-            answer = model(leaf)
-            values = loss(answer, rows)
+            found = answer(model, leaf)
+            values = loss(found, rows)
         chosen = None if wanted is None else wanted[part]
         if leave is not None and getattr(model, "exact", None) is None:
-            staying = ~misclassified(answer.detach(), leave[part])
+            staying = ~misclassified(found.detach(), leave[part])
             chosen = staying if chosen is None else chosen & staying
         if chosen is not None and not bool(chosen.any()):
             gradients.append(torch.zeros_like(leaf))
         else:
             gradients.append(input_gradient(values, leaf, wanted=chosen))
-        logits.append(answer.detach())
+        logits.append(found.detach())
         losses.append(values.detach())
     return _joined(logits), _joined(losses), _joined(gradients)
 

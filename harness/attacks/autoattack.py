@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.attacks.asking import answer
 from harness.attacks.geometry import per_image
 from harness.attacks.guard import GuardedModel
 from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
@@ -187,7 +188,7 @@ def _run(
     if not len(x):
         return x_adv
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in torch.split(x_adv, batch_size or len(x))])
+        logits = torch.cat([answer(model, part) for part in torch.split(x_adv, batch_size or len(x))])
     check_labels(attack, logits, y)
     rows = (~misclassified(logits, y)).nonzero().squeeze(1)
     if not len(rows):

@@ -38,8 +38,9 @@ def fgsm(
     check_batch("fgsm", x, y)
     check_batch_size("fgsm", batch_size)
     check_norm("fgsm", norm, NORMS)
+    check_positive("fgsm", eps=eps)
     step_size = (1.25 * eps if random_start else eps) if step_size is None else step_size
-    check_positive("fgsm", eps=eps, step_size=step_size)
+    check_positive("fgsm", step_size=step_size)
     x = x.detach()
     if not len(x):
         return x.clone()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from harness.attacks.randomness import ExampleGenerators
 
+PIXEL_ROUNDING = 2**-25
+"""Most that rounding to float32 moves a pixel in [0, 1]."""
+TIGHT = 8e-6
+"""Relative length of a perturbation's rounding from which it has to be undone; below the engine's slack."""
 LARGE = 1e15
 """Stands for an infinite gradient entry; its square still fits float32 after summing over an image."""
 
@@ -97,13 +103,14 @@ class Ball:
 
     def __init__(self, x: Tensor, norm: str, eps: float) -> None:
         self.x, self.norm, self.eps = x, norm, eps
+        self._order = {"L2": 2, "L1": 1}.get(norm, 0)
         if norm == "Linf":
             self._low, self._high = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
 
     def select(self, rows: Tensor) -> Ball:
         """The balls of some rows."""
         part = Ball.__new__(Ball)
-        part.x, part.norm, part.eps = self.x[rows], self.norm, self.eps
+        part.x, part.norm, part.eps, part._order = self.x[rows], self.norm, self.eps, self._order
         if self.norm == "Linf":
             part._low, part._high = self._low[rows], self._high[rows]
         return part
@@ -117,21 +124,41 @@ class Ball:
             return points.clamp_(self._low, self._high)
         points.sub_(self.x)
         if self.norm == "L1":
-            cut = cut_l1(points.flatten(1), self.x.flatten(1), self.eps)
-            return points.copy_(cut.view_as(points)).add_(self.x).clamp_(0, 1)
-        lengths = torch.linalg.vector_norm(points.flatten(1), dim=1).clamp_min_(1e-12)
-        return points.mul_(per_image((self.eps / lengths).clamp_max_(1.0), points)).add_(self.x).clamp_(0, 1)
+            points.copy_(cut_l1(points.flatten(1), self.x.flatten(1), self.eps).view_as(points))
+        else:
+            lengths = torch.linalg.vector_norm(points.flatten(1), dim=1).clamp_min_(1e-12)
+            points.mul_(per_image((self.eps / lengths).clamp_max_(1.0), points))
+        points.add_(self.x).clamp_(0, 1)
+        return self._settle_tightly(points) if self._tight else points
+
+    @property
+    def _tight(self) -> bool:
+        """Whether rounding the pixels may lengthen a perturbation by a share of ``eps`` that counts."""
+        if not self._order:
+            return False
+        size: float = math.prod(self.x.shape[1:]) ** (1 / self._order)
+        return PIXEL_ROUNDING * size > TIGHT * self.eps
 
     def settle_(self, points: Tensor) -> Tensor:
         """Undo what rounding pixels may have added to the length of ``points`` in the ball.
 
         It matters where ``eps`` is small beside the resolution of a pixel: every pixel then steps back by one.
         """
-        if self.norm != "Linf":
-            order = 2 if self.norm == "L2" else 1
-            long = torch.linalg.vector_norm((points - self.x).flatten(1), ord=order, dim=1) > self.eps * (1 + 2e-6)
+        if self._order and not self._tight:
+            lengths = torch.linalg.vector_norm((points - self.x).flatten(1), ord=self._order, dim=1)
+            long = lengths > self.eps * (1 + 2e-6)
             if bool(long.any()):
                 points[long] = points[long].nextafter(self.x[long])
+        return points
+
+    def _settle_tightly(self, points: Tensor) -> Tensor:
+        """``points`` with pixels stepped back until each row is in the ball; back at the image where none would be."""
+        for step in range(5):
+            delta = (points - self.x).flatten(1).double()
+            long = torch.linalg.vector_norm(delta, ord=self._order, dim=1) > self.eps * (1 + 2e-6)
+            if not bool(long.any()):
+                break
+            points[long] = self.x[long] if step == 4 else points[long].nextafter(self.x[long])
         return points
 
     def sample(self, generators: ExampleGenerators, copies: int = 1) -> Tensor:

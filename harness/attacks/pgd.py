@@ -46,8 +46,9 @@ def pgd(
     check_batch("pgd", x, y)
     check_batch_size("pgd", batch_size)
     check_norm("pgd", norm, NORMS)
+    check_positive("pgd", eps=eps)
     step_size = eps / 4 if step_size is None else step_size
-    check_positive("pgd", eps=eps, step_size=step_size)
+    check_positive("pgd", step_size=step_size)
     check_count("pgd", steps=steps, restarts=restarts)
     if loss not in LOSSES:
         raise UserError(f"pgd: loss: expected one of {', '.join(LOSSES)}, got {loss!r}")

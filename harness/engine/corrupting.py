@@ -7,7 +7,7 @@ from harness.datasets.archive import ARCHIVES, is_here
 from harness.datasets.cifar import data_folder
 from harness.download import Progress
 from harness.engine.inspection import classify, distance, margins
-from harness.engine.layouts import logits_again, logits_of, with_logits
+from harness.engine.layouts import enough_logits, logits_again, logits_of
 from harness.engine.outcome import Found
 from harness.errors import UserError
 from harness.models import ModelWorker
@@ -89,9 +89,7 @@ def _block(
 ) -> tuple[list[Example], int]:
     x, y = dataset.tensors(start, stop)
     changed, _ = cell.tensors(start, stop)
-    clean_logits = logits_of(worker, x, batch_size)
-    clean = classify(clean_logits)
-    with_logits(y, clean_logits)
+    clean = classify(enough_logits(logits_of(worker, x, batch_size), dataset.classes))
     first = classify(logits_of(worker, changed, batch_size))
     logits = logits_again(worker, changed, batch_size)
     predictions, margin = classify(logits), margins(logits, y)

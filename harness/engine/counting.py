@@ -10,26 +10,37 @@ COMPARED = 384
 class Ledger:
     """Attributes every row an attack asks about to one of the examples it was given.
 
-    A call with as many rows as there are examples is taken in order. Any other call (an attack that dropped
-    finished examples, or stacked several candidates) is matched row by row to the nearest original image in L2,
-    which is the right one as long as perturbations are smaller than the distance between two images. Large images are
-    compared at evenly spread pixels.
+    Every row belongs to the nearest original image in L2, which is the right one as long as perturbations are smaller
+    than half the distance between two images. A call with a row for each example, each that near to its own, is taken
+    in order without looking further (an attack may have dropped finished examples, or stacked several candidates of
+    others). Of equal images the one in the row's own place is meant, else the first. Large images are compared at
+    evenly spread pixels.
     """
 
     def __init__(self, x: Tensor) -> None:
         self._stride = max(1, x[0].numel() // COMPARED) if len(x) else 1
         self._x = x.detach().flatten(1)[:, :: self._stride].contiguous()
         self._rows = torch.arange(len(x))
+        apart = torch.cdist(self._x, self._x).fill_diagonal_(torch.inf)
+        self._reach = apart.amin(1) / 2 if len(x) else self._x.new_zeros(0)
         self.forwards = torch.zeros(len(x), dtype=torch.int64)
         self.backwards = torch.zeros(len(x), dtype=torch.int64)
 
     def _match(self, queries: Tensor) -> Tensor:
-        if len(queries) == len(self._rows):
-            return self._rows
         if not len(queries):
             return self._rows[:0]
         seen = queries.detach().flatten(1)[:, :: self._stride].to(self._x.dtype)
-        return torch.cdist(seen, self._x).argmin(1)
+        whole = len(seen) == len(self._rows)
+        if whole:
+            own = torch.linalg.vector_norm(seen - self._x, dim=1)
+            if bool((own < self._reach).all()):
+                return self._rows
+        distances = torch.cdist(seen, self._x)
+        nearest = distances.argmin(1)
+        if whole:
+            mine = distances.diagonal() <= distances.gather(1, nearest[:, None]).squeeze(1)
+            nearest = torch.where(mine, self._rows, nearest)
+        return nearest
 
     def forward(self, queries: Tensor) -> None:
         """Count one forward pass of every row of ``queries`` (M, C, H, W)."""

@@ -8,7 +8,9 @@ from torch import Tensor
 from harness.errors import BreachError
 
 LINF_SLACK = 1e-6
-"""Absolute slack of the Linf budget: x + eps - x rounds."""
+"""Absolute slack of the Linf budget at most: x + eps - x rounds."""
+LINF_ROUNDING = 6e-8
+"""What that rounding is: a float32 step below 1."""
 L2_SLACK = 1e-5
 """Relative slack of the L2 and L1 budgets."""
 
@@ -33,7 +35,8 @@ def distance(delta: Tensor, norm: str) -> Tensor:
 
 def within(delta: Tensor, norm: str, eps: float) -> Tensor:
     """Whether every row of ``delta`` lies in the budget, up to the rounding of float32; bool (N,)."""
-    limit = eps + LINF_SLACK if norm == "Linf" else eps * (1 + L2_SLACK)
+    slack = min(LINF_SLACK, max(LINF_ROUNDING, 1e-4 * eps)) if norm == "Linf" else eps * L2_SLACK
+    limit = eps + slack
     return distance(delta, norm) <= limit
 
 

@@ -15,7 +15,7 @@ from harness.datasets import Corrupted, Dataset
 from harness.engine.corrupting import run_corruption
 from harness.engine.counting import Ledger
 from harness.engine.inspection import classify, distance, inspect, margins, within
-from harness.engine.layouts import logits_again, logits_of, with_logits
+from harness.engine.layouts import enough_logits, logits_again, logits_of
 from harness.engine.outcome import Found, Outcome, Settings
 from harness.engine.probing import Evidence, run_probe
 from harness.errors import BreachError, UserError
@@ -63,7 +63,7 @@ def _run_clean(work: Work, dataset: Dataset, worker: ModelWorker, batch_size: in
     first = logits_of(worker, x, batch_size)
     again = logits_again(worker, x, batch_size)
     predictions = classify(again)
-    margin = margins(again, with_logits(y, again))
+    margin = margins(enough_logits(again, dataset.classes), y)
     rows = [
         Example(work.shard.start + row, int(y[row]), int(predictions[row]), int(predictions[row]), True, 0.0, 0.0,
                 float(margin[row]), 2, 0)
@@ -80,8 +80,7 @@ def _run_attack(
     attack = find_attack(task.attack, task.implementation)
     eps, norm = task.threat.value, task.threat.norm
     x, y = dataset.tensors(shard.start, shard.stop)
-    clean_logits = logits_of(worker, x, batch_size)
-    with_logits(y, clean_logits)
+    clean_logits = enough_logits(logits_of(worker, x, batch_size), dataset.classes)
     clean = classify(clean_logits)
     if task.cascade:
         attempted, fallen = _survivors(clean == y, earlier)

@@ -123,7 +123,7 @@ def eps(value: object) -> str:
     if not isinstance(text, str) or not _EPS.fullmatch(text.strip()):
         raise ValueError(f"expected a positive fraction such as '8/255' or '0.5', got {shown(value)}")
     try:
-        kept = ThreatModel.parse("Linf", text).eps
+        kept = ThreatModel.parse("L2", text).eps
     except UserError as error:
         raise ValueError(str(error).removeprefix("eps: ")) from None
     if Fraction(kept) != Fraction(text.strip()):

@@ -277,7 +277,7 @@ class ModelWorker:
 
     def _logits_shape(self, shape: object, rows: int, limit: int, variant: int) -> tuple[int, int]:
         classes = self._classes.get(variant)
-        expected = f"expected logits ({rows}, {classes or 'K'})"
+        expected = f"expected logits ({rows}, {classes or 'K of at least 2'})"
         if (
             not isinstance(shape, list)
             or len(shape) != 2

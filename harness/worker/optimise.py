@@ -59,7 +59,9 @@ class Network(nn.Module):
     def _ask(self, part: Tensor) -> Tensor:
         rows = len(part)
         if rows < self.micro_batch:
-            part = part[torch.arange(self.micro_batch, device=part.device) % rows]
+            # Filler: copies outside the graph, whose infinite gradients times zero would spoil the rows they copy.
+            filler = part.detach()[torch.arange(rows, self.micro_batch, device=part.device) % rows]
+            part = torch.cat([part, filler])
         # A copy in the right layout; the network may change it in place without touching the caller's images.
         logits: object = self.module(part.clone(memory_format=self.layout))
         if (
