@@ -338,3 +338,10 @@ def test_culprits_are_named_by_operation_and_module() -> None:
     assert "aten.floor in (root)" in evidence
     findings, _ = judged(wrapped(through_numpy))
     assert "numpy" in next(item.evidence for item in findings if item.check == "C6")
+
+
+def test_images_of_one_column_are_shifted_nowhere() -> None:
+    x = torch.rand(2, 3, 4, 1)
+    assert torch.equal(d1_memory._shifted(x), x)
+    wide = torch.rand(2, 3, 4, 5)
+    assert torch.equal(d1_memory._shifted(wide)[..., 1:], wide[..., :-1])

@@ -54,7 +54,8 @@ def measure(subject: Subject, *, examples: int = 1000, attacked_examples: int = 
 
 
 def _shifted(x: Tensor) -> Tensor:
-    return F.pad(x, (1, 0, 0, 0), mode="reflect")[..., : x.shape[3]]
+    """Every row one pixel to the right; an image of one column stays."""
+    return F.pad(x, (1, 0, 0, 0), mode="reflect")[..., : x.shape[3]] if x.shape[3] > 1 else x
 
 
 def _attacked(subject: Subject, count: int, steps: int) -> dict[str, int]:
