@@ -342,6 +342,6 @@ def test_culprits_are_named_by_operation_and_module() -> None:
 
 def test_images_of_one_column_are_shifted_nowhere() -> None:
     x = torch.rand(2, 3, 4, 1)
-    assert torch.equal(d1_memory._shifted(x), x)
+    assert torch.equal(_shifted(x), x)
     wide = torch.rand(2, 3, 4, 5)
-    assert torch.equal(d1_memory._shifted(wide)[..., 1:], wide[..., :-1])
+    assert torch.equal(_shifted(wide)[..., 1:], wide[..., :-1])
