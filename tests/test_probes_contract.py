@@ -15,6 +15,7 @@ from harness.checks.derivatives import CHECKS_DERIVATIVES
 from harness.checks.integrity import CHECKS_INTEGRITY
 from harness.checks.provenance import CHECKS_PROVENANCE
 from harness.checks.thresholds import load_thresholds
+from harness.probes.d1_memory import _shifted
 
 FILES = (
     "c1_output", "c2_determinism", "c3_callers", "c4_batch", "c5_state", "c6_provenance", "c7_continuity",
