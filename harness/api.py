@@ -93,7 +93,7 @@ def evaluate(
     in eval mode and frozen, and the global random generators are left as they were. ``x`` is float32 (N, C, H, W) in
     [0, 1], ``y`` integer (N,). ``eps`` is the budget in ``norm`` (``Linf``, ``L2``, ``L1``): ``8/255``, ``"8/255"`` or
     a ``Fraction``. ``suite`` is a name or a TOML file, ``device`` the network's own unless given, ``threads`` the
-    processor threads while it runs (one, as in ``harness run``: another number may change last bits). ``defence`` is
+    processor threads of the network (one, as in ``harness run``: another number may change last bits). ``defence`` is
     the kind a submission card would name. ``progress`` shows a bar on standard error, or is called with its text.
 
     A task that fails is a row that says why. ``InputError``, a ``ValueError``, when an argument is wrong.
@@ -111,7 +111,7 @@ def evaluate(
     data = dataset_of(x, y, classes=network.classes)
     settings = Settings(batch_size=batch_size, device=where, threads=threads, shard_timeout=float("inf"))
     planned = _planned(suite, threat, data, seed, defence)
-    with tempfile.TemporaryDirectory(prefix="rampart-") as folder, isolated(threads):
+    with tempfile.TemporaryDirectory(prefix="rampart-") as folder, isolated():
         root = Path(folder)
         manifest = _manifest(planned, data, suite, seed, network.digest)
         ticker = Ticker(plan.wanted(manifest), data.classes, progress)

@@ -93,7 +93,7 @@ def check_model(model: object, x: Tensor, y: Tensor, device: str) -> Tried:
         module = (copy.deepcopy(model) if isinstance(model, nn.Module) else _Function(model)).cpu()
     except Exception as error:
         raise InputError(f"model: expected a module that can be copied, got {_told(error)}") from None
-    with isolated(torch.get_num_threads()), torch.no_grad():
+    with isolated(), torch.no_grad():
         try:
             digest = state_hash(module)
             logits: Any = copy.deepcopy(module).eval().to(device)(x[:TRIED].detach().to(device))
@@ -179,15 +179,15 @@ class LocalHolder(Holder):
 
 
 @contextlib.contextmanager
-def isolated(threads: int) -> Iterator[None]:
-    """Inside: ``threads`` processor threads and exact arithmetic; afterwards everything global is as it was."""
+def isolated() -> Iterator[None]:
+    """Inside: one processor thread and exact arithmetic; afterwards everything global is as it was."""
     before = torch.get_num_threads()
     matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = (matmul.allow_tf32, convolutions.allow_tf32, convolutions.benchmark)
     python, array = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(1)
             matmul.allow_tf32 = convolutions.allow_tf32 = convolutions.benchmark = False
             yield
         finally:

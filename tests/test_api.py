@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import threading
 import warnings
 from dataclasses import asdict, fields
 from fractions import Fraction
@@ -276,3 +277,24 @@ def test_input_errors_are_value_errors():
     assert issubclass(InputError, ValueError) and issubclass(InputError, UserError)
     with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
         _ = package.evaluat
+
+
+def test_threads_are_the_networks_alone(short):
+    seen = set()
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+
+        def forward(self, x):
+            if threading.current_thread().name.startswith("network"):
+                seen.add(torch.get_num_threads())
+            return self.network(x)
+
+    def progress(_: str) -> None:
+        attack.add(torch.get_num_threads())
+
+    attack: set[int] = set()
+    evaluate(Counting(), X, Y, suite=short, threads=2, progress=progress)
+    assert (seen, attack) == ({2}, {1})

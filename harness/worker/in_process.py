@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from harness.worker.channel import Arena
@@ -39,12 +40,13 @@ def copies_of(network: nn.Module) -> Callable[[], nn.Module]:
 class LocalLink:
     """Answers by the same code as a worker's process, in a thread of this one."""
 
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
+    def __init__(self, build: Callable[[], nn.Module], threads: int) -> None:
         self.arena = Arena.create()
         self._answerer: _Holding | None = _Holding(self.arena, build)
         # A thread has a gradient mode and hooks on saved tensors of its own, as a process would, whatever the
-        # caller is in the middle of; with the proxy's hooks on it a graph would never be forgotten.
-        self._thread = ThreadPoolExecutor(1, "network")
+        # caller is in the middle of; with the proxy's hooks on it a graph would never be forgotten. Its number of
+        # processor threads is its own too: sums of the attack's that were split over threads would depend on the batch.
+        self._thread = ThreadPoolExecutor(1, "network", torch.set_num_threads, (threads,))
 
     @property
     def pid(self) -> int | None:
@@ -108,7 +110,7 @@ class LocalWorker(ModelWorker):
         self._build = build
 
     def _linked(self) -> Link:
-        return LocalLink(self._build)
+        return LocalLink(self._build, self._options.threads)
 
     def another(self, *, optimise: bool = True) -> "LocalWorker":
         """A handle on a second copy of the same network."""
