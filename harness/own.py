@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.executors.holder import Holder
 from harness.models import ModelWorker, WorkerOptions
 from harness.worker.in_process import LocalWorker
-from harness.worker.optimise import describe_output
+from harness.worker.optimise import describe_output, precision_hint
 from harness.worker.serve import state_hash
 from harness.worker.weights import one_line
 
@@ -98,8 +98,9 @@ def check_model(model: object, x: Tensor, y: Tensor, device: str) -> Tried:
             digest = state_hash(module)
             logits: Any = copy.deepcopy(module).eval().to(device)(x[:TRIED].detach().to(device))
         except Exception as error:
+            hint = precision_hint(module, error)
             raise InputError(
-                f"model: expected one that takes images {tuple(x.shape[1:])}, got {_told(error)}"
+                f"model: {hint or f'expected one that takes images {tuple(x.shape[1:])}, got {_told(error)}'}"
             ) from None
     rows = min(TRIED, len(x))
     if (

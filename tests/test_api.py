@@ -232,6 +232,7 @@ X, Y = torch.zeros(2, 3, 32, 32), torch.tensor([1, 2])
         ({"model": "resnet"}, "model: expected a torch.nn.Module, got a str"),
         ({"model": nn.Linear(3, 2)}, "model: expected one that takes images .3, 32, 32., got RuntimeError"),
         ({"model": nn.Flatten(2)}, "model: expected float logits"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).half()}, "model: expected weights that .* float16"),
         ({"eps": "lots"}, "eps: expected a positive fraction"),
         ({"eps": -1.0}, "eps: expected a positive number"),
         ({"eps": None}, "eps: expected a positive number"),

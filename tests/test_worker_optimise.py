@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.worker.optimise import Network, optimise
+from harness.worker.optimise import Network, OutputError, optimise
 
 SHAPE = (3, 8, 8)
 
@@ -143,3 +143,18 @@ def test_filler_rows_do_not_spoil_infinite_gradients():
     assert bool(gradients[0][:, 0, 0, 0].isposinf().all())
     assert torch.equal(gradients[0][:4], gradients[1]) and torch.equal(gradients[0][:1], gradients[2])
     assert not bool(torch.cat(gradients).isnan().any())
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("layer", [nn.Linear(3 * 64, 4), nn.Conv2d(3, 4, 8)])
+def test_weights_of_another_precision_are_told_in_one_line(layer, precision):
+    network = Network(nn.Sequential(nn.Flatten(), layer) if isinstance(layer, nn.Linear) else layer, micro_batch=2)
+    network.module.to(precision)
+    with pytest.raises(OutputError, match=r"weights that take float32 images, got \w+ ones: convert them with .float"):
+        network(torch.rand(2, *SHAPE))
+
+
+def test_an_error_of_the_networks_own_is_left_as_it_is():
+    network = Network(nn.Sequential(nn.Flatten(), nn.Linear(5, 4)), micro_batch=2)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        network(torch.rand(2, *SHAPE))

@@ -41,6 +41,17 @@ def describe_output(output: object) -> str:
     return f"a {type(output).__name__}"
 
 
+def precision_hint(module: nn.Module, error: Exception) -> str:
+    """What to do about ``error`` when weights in another precision than the images' may be its cause; else empty."""
+    kinds = {str(item.dtype).removeprefix("torch.") for item in module.parameters() if item.is_floating_point()}
+    if "type" not in str(error) or not kinds - {"float32"}:
+        return ""
+    weights = " and ".join(sorted(kinds))
+    return (
+        f"expected weights that take float32 images, got {weights} ones: convert them with .float(), or cast in forward"
+    )
+
+
 def empty_logits(x: Tensor, classes: int) -> Tensor:
     """Logits (0, ``classes``) of no images, attached to ``x`` so that a gradient can be asked for."""
     return x.flatten(1).sum(1, keepdim=True).expand(0, classes)
@@ -63,7 +74,13 @@ class Network(nn.Module):
             filler = part.detach()[torch.arange(rows, self.micro_batch, device=part.device) % rows]
             part = torch.cat([part, filler])
         # A copy in the right layout; the network may change it in place without touching the caller's images.
-        logits: object = self.module(part.clone(memory_format=self.layout))
+        try:
+            logits: object = self.module(part.clone(memory_format=self.layout))
+        except RuntimeError as error:
+            hint = precision_hint(self.module, error)
+            if not hint:
+                raise
+            raise OutputError(hint) from error
         if (
             not isinstance(logits, Tensor)
             or logits.dim() != 2
