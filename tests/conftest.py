@@ -1,7 +1,7 @@
 """Things several rooms' tests share."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,17 @@ def exact_data() -> Path:
     if not (EXACT / "cifar10-test-exact.npz").exists():
         pytest.skip("needs the exact CIFAR images, which are not part of the repository")
     return EXACT
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one processor thread: sums come out the same however many cores there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

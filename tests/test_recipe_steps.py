@@ -15,6 +15,7 @@ from torch import Tensor
 from submissions.recipes.config import Config
 from submissions.recipes.method import Batch, Method, method
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EPS = "12/255"
 """Not the default, so that a budget written into a recipe shows."""
 LR = 0.1
@@ -76,14 +77,6 @@ def each(cases: list[Case]) -> pytest.MarkDecorator:
     names = [f"{case.recipe}-{'-'.join(map(str, case.settings.values())) or 'default'}" for case in cases]
     at = [f"-at-{case.progress}" if case.progress < 1 else "" for case in cases]
     return pytest.mark.parametrize("case", cases, ids=map(str.__add__, names, at))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def recipe_of(case: Case, network: Tiny) -> Method:

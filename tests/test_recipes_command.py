@@ -16,6 +16,7 @@ from submissions.recipes.config import ConfigError, read
 from submissions.recipes.data import Split, load
 from submissions.recipes.trainer import train, validate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPES = {
     "natural": "", "fgsm_at": "", "fgsm_rs": "", "uniform_noise": "", "double_backprop": "weight = 0.5",
     "grad_align": "", "pgd_at": "steps = 2", "alp": "steps = 2", "trades": "steps = 2", "mart": "steps = 2",
@@ -24,14 +25,6 @@ RECIPES = {
     "jarn": "begin = 0.4, every = 1", "jarn_at1": "begin = 0.4, every = 1",
 }  # fmt: skip
 """Every recipe, with settings that make it short."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

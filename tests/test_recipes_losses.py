@@ -16,12 +16,8 @@ EPS = 8 / 255
 
 
 @pytest.fixture(autouse=True)
-def _seeded_on_one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded(one_thread):
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_divergence_by_hand() -> None:

@@ -19,12 +19,8 @@ from submissions.recipes.trainer import Run
 
 
 @pytest.fixture(autouse=True)
-def _seeded_on_one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded(one_thread):
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def batch(x: torch.Tensor, y: torch.Tensor, *, progress: float = 1.0, step: int = 0) -> Batch:
