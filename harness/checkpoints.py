@@ -115,8 +115,7 @@ def fetch(url: str, sha256: str, *, where: str, timeout: float = PATIENCE) -> Pa
 
     def flaw(part: Path) -> str:
         got = file_sha256(part)
-        reason = damage(part)
-        return "" if got == sha256 else f"{got}{f': {reason}' if reason else ''}"
+        return "" if got == sha256 else ": ".join(filter(None, (got, damage(part))))
 
     try:
         if target.exists() and file_sha256(target) != sha256:

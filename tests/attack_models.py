@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.attacks import ATTACKS
+
 SHAPE = (3, 8, 8)
 DUAL = {"Linf": 1.0, "L2": 2.0, "L1": math.inf}
 ORDER = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
@@ -108,3 +110,15 @@ def trained(x: Tensor, y: Tensor, *, steps: int = 150, seed: int = 0) -> TinyCNN
             loss.backward()
             optimiser.step()
     return model.eval().requires_grad_(False)
+
+
+QUICK = {
+    "apgd-ce": {"steps": 8}, "apgd-t": {"steps": 8, "targets": 2}, "fab-t": {"steps": 8, "targets": 2},
+    "apgd-dlr": {"steps": 8}, "budget": {"steps": 4, "fractions": [0.5, 1.0]},
+    "square": {"queries": 20}, "pgd": {"steps": 6, "restarts": 2}, "deepfool": {"steps": 6},
+}  # fmt: skip
+"""Parameters that make an attack short."""
+
+
+def run(name, model, x, y, *, eps=0.01, norm="Linf", generator=None, **params):
+    return ATTACKS.get(name).run(model, x, y, eps=eps, norm=norm, generator=generator, **QUICK.get(name, {}) | params)

@@ -15,7 +15,7 @@ from harness.datasets import archive as archives
 from harness.datasets import corrupted, corruptions_of
 from harness.datasets.archive import ARCHIVES, Archive, is_here, open_archive
 from harness.datasets.dataset import Dataset
-from harness.datasets.download import Source, file_md5
+from harness.datasets.files import Source, file_md5
 from harness.datasets.images import FileImages
 from harness.errors import DatasetError, UnknownNameError, UserError
 

@@ -11,7 +11,7 @@ from file_server import FileServer
 
 from harness import datasets
 from harness.datasets import mnist, svhn
-from harness.datasets.download import Source
+from harness.datasets.files import Source
 from harness.errors import DatasetError
 
 

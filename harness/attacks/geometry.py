@@ -129,7 +129,7 @@ class Ball:
             lengths = torch.linalg.vector_norm(points.flatten(1), dim=1).clamp_min_(1e-12)
             points.mul_(per_image((self.eps / lengths).clamp_max_(1.0), points))
         points.add_(self.x).clamp_(0, 1)
-        return self._settle_tightly(points) if self._tight else points
+        return self.settle_(points) if self._tight else points
 
     @property
     def _tight(self) -> bool:
@@ -142,17 +142,11 @@ class Ball:
     def settle_(self, points: Tensor) -> Tensor:
         """Undo what rounding pixels may have added to the length of ``points`` in the ball.
 
-        It matters where ``eps`` is small beside the resolution of a pixel: every pixel then steps back by one.
+        It matters where ``eps`` is small beside the resolution of a pixel: the pixels of a row that is too long step
+        back towards the image until it is not; a row that five steps do not bring back is the image.
         """
-        if self._order and not self._tight:
-            lengths = torch.linalg.vector_norm((points - self.x).flatten(1), ord=self._order, dim=1)
-            long = lengths > self.eps * (1 + 2e-6)
-            if bool(long.any()):
-                points[long] = points[long].nextafter(self.x[long])
-        return points
-
-    def _settle_tightly(self, points: Tensor) -> Tensor:
-        """``points`` with pixels stepped back until each row is in the ball; back at the image where none would be."""
+        if not self._order:
+            return points
         for step in range(5):
             delta = (points - self.x).flatten(1).double()
             long = torch.linalg.vector_norm(delta, ord=self._order, dim=1) > self.eps * (1 + 2e-6)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.corruptions import CORRUPTIONS, SEVERITIES
 from harness.datasets.cifar import FULL, data_folder
-from harness.datasets.download import Source, fetch, file_md5
+from harness.datasets.files import Source, fetch, file_md5
 from harness.datasets.images import FileImages
 from harness.download import Progress
 from harness.errors import DatasetError

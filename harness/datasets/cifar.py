@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
-from harness.datasets.download import file_md5
+from harness.datasets.files import file_md5
 from harness.errors import DatasetError
 
 FULL = 10_000

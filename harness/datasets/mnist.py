@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from harness.datasets.cifar import data_folder
 from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
-from harness.datasets.download import Source, fetch
+from harness.datasets.files import Source, fetch
 from harness.errors import DatasetError
 
 _SITE = "https://ossci-datasets.s3.amazonaws.com/mnist"

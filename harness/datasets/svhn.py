@@ -7,7 +7,7 @@ import numpy as np
 from harness.datasets.cifar import data_folder
 from harness.datasets.classes import CLASS_NAMES
 from harness.datasets.dataset import Dataset
-from harness.datasets.download import Source, fetch
+from harness.datasets.files import Source, fetch
 from harness.errors import DatasetError
 
 TEST = Source("http://ufldl.stanford.edu/housenumbers/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3")

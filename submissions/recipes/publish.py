@@ -12,7 +12,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from submissions.recipes.config import Config
-from submissions.recipes.cost import commit, cost, hardware
+from submissions.recipes.cost import cost
+from submissions.recipes.provenance import commit, hardware
 
 NO_BUDGET = {"natural", "double_backprop"}
 """Recipes that do not look at ``eps``."""
