@@ -146,8 +146,8 @@ def _planned(suite: str, threat: ThreatModel, data: Dataset, seed: int, defence:
         required = not all(entry.get("optional") for entry in entries)
         corrupted, _ = choose(data, source="auto", required=required, of_a_file=True, seed=seed)
     tasks = suites.expand(
-        loaded, (threat,), implementation=lambda name: find_attack(name).implementation, probe=PROBES.get,
-        corruptions=corrupted, defence=defence,
+        loaded, (threat,), implementation=lambda name, norm: find_attack(name).implementation(norm),
+        probe=PROBES.get, corruptions=corrupted, defence=defence,
     )  # fmt: skip
     kept = []
     for task in tasks:

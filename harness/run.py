@@ -127,7 +127,7 @@ def _tasks(request: Request, submission: Submission, corrupted: Corrupted | None
     tasks = suites.expand(
         suite,
         threats,
-        implementation=lambda name: find(name).implementation,
+        implementation=lambda name, norm: find(name).implementation(norm),
         only=request.only,
         probe=PROBES.get,
         corruptions=corrupted,

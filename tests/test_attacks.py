@@ -200,9 +200,9 @@ def test_a_network_without_gradient_is_survived(name, norm):
 def test_the_registry_names_what_it_holds():
     members = ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
     assert ATTACKS.names() == sorted(["budget", "deepfool", "fgsm", "pgd", *members])
-    assert ATTACKS.get("pgd").implementation == "rampart-pgd-1"
-    assert ATTACKS.get("square").implementation == "rampart-square-1"
-    assert find_attack("square", "reference").implementation.startswith("pyautoattack-0.")
+    assert ATTACKS.get("pgd").implementation("L2") == "rampart-pgd-1"
+    assert [ATTACKS.get("square").implementation(norm)[-1] for norm in ("Linf", "L2", "L1")] == ["1", "2", "1"]
+    assert find_attack("square", "reference").implementation("L2").startswith("pyautoattack-0.")
     assert find_attack("square", "pyautoattack-0.2.0").run is find_attack("square", "reference").run
     assert find_attack("pgd", "reference") is ATTACKS.get("pgd"), "there is no other"
     with pytest.raises(UnknownNameError, match="did you mean 'pgd'"):
@@ -212,7 +212,7 @@ def test_the_registry_names_what_it_holds():
         ATTACKS.get("pgd").check_params(["nb_iter"])
     absent = Attack("x", ATTACKS.get("pgd").run, "no-such-package-anywhere", ("Linf",))
     with pytest.raises(UserError, match="pip install no-such-package-anywhere"):
-        _ = absent.implementation
+        absent.implementation("Linf")
 
 
 def test_importing_the_attacks_and_data_sets_loads_no_peer():

@@ -17,7 +17,9 @@ QUERIES = {"square": {"queries": 500}}
 def cascade(suite, model, x, y, norm, eps, seed=0):
     """Who is robust after the cascade of ``suite``, bool (N,), with every adversarial example checked."""
     threat = ThreatModel(norm, repr(eps))
-    tasks = suites.expand(suites.load(suite), [threat], implementation=lambda name: find_attack(name).implementation)
+    tasks = suites.expand(
+        suites.load(suite), [threat], implementation=lambda name, norm: find_attack(name).implementation(norm)
+    )
     members = [task for task in tasks if task.cascade.startswith("autoattack")]
     assert len(members) == {"standard": 4, "autoattack-plus": 6}[suite]
     alive = model(x).argmax(1) == y

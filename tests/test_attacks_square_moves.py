@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from attack_models import distance, images
+from attack_models import Linear, distance, images
 
 from harness.attacks.randomness import ExampleGenerators
-from harness.attacks.square import NORMS
-from harness.attacks.square_moves import MOVES, row_sums
+from harness.attacks.square import NORMS, square
+from harness.attacks.square_moves import MOVES, L2Moves, row_sums
 from harness.attacks.square_shapes import bumps, draw, share, sides, tiles
 
 
@@ -120,3 +120,69 @@ def test_moves_spend_the_whole_budget(norm):
             assert lengths.median() > (0.99 if norm == "L1" else 0.7) * eps and lengths.min() > 0.5 * eps
             assert len(moves.take(torch.arange(0, 20, 2))) == 10
             moves.withdraw()
+
+
+def leaning(rows=6, eps=0.5):
+    """Moves of L2 on grey images that no pixel of a perturbation of ``eps`` brings to a border, and one draw."""
+    moves, generators = L2Moves(images(rows), eps), streams(range(rows))
+    moves.start(generators)
+    return moves, draw(generators, [3, 3], (3, 8, 8), 2, torch.device("cpu"))
+
+
+def test_every_second_l2_move_adds_a_bump_and_shrinks_the_whole():
+    (moves, draws), x, eps = leaning(), images(6), 0.5
+    before = (moves.best - x.flatten(1)).view_as(x)
+    moves.propose(draws, 1, 3)
+    after = moves.asked.view_as(x) - x
+    assert torch.allclose(distance(after + x, x, "L2"), torch.full((6,), eps).double(), rtol=1e-5)
+    for row in range(6):
+        top, left = divmod(int(draws.corners[1, 0, row]), 8)
+        window = torch.zeros(8, 8, dtype=torch.bool)
+        window[top : top + 3, left : left + 3] = True
+        rest = ~window & (before[row].abs().amin(0) > 1e-3)
+        shrunk = (after[row] / before[row])[:, rest]
+        assert shrunk.std() < 1e-3 and 0.5 < shrunk.mean() < 1.5
+        bump = (after[row] / shrunk.mean() - before[row])[:, window]
+        assert torch.allclose(bump.norm(dim=1), torch.full((3,), 0.5 * eps / 3**0.5), rtol=1e-3), "each channel alike"
+    moves.withdraw()
+    assert torch.equal(moves.asked, moves.best)
+
+
+def test_a_bump_grows_with_success_and_one_in_five_keeps_its_length():
+    moves, draws = leaning()
+    for turn in range(5):
+        moves.propose(draws, 0, 3)
+        assert len(moves.take(torch.arange(6))) == 6
+        moves.withdraw()
+        moves.propose(draws, 1, 3)
+        if turn == 2:
+            assert moves.take(torch.tensor([4, 1])).tolist() == [4, 1]
+        moves.withdraw()
+    assert torch.allclose(moves._reach[[1, 4]], torch.full((2,), 0.5)), "the paper's moves do not count"
+    assert torch.allclose(moves._reach[[0, 2, 3, 5]], torch.full((4,), 0.5 * 1.5 ** (-5 / 4)))
+    moves.keep(torch.tensor([4, 0]))
+    assert torch.allclose(moves._reach, torch.tensor([0.5, 0.5 * 1.5 ** (-5 / 4)]))
+    for _ in range(100):
+        moves.propose(draws.select(torch.tensor([4, 0])), 1, 3)
+        moves.withdraw()
+    assert torch.allclose(moves._reach, torch.full((2,), 0.01))
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("factor", [1.1, 1.5])
+def test_l2_finds_more_than_with_the_papers_move_alone(monkeypatch, classes, factor):
+    model, x = Linear(classes, seed=classes), images(30)
+    y = model(x).argmax(1)
+    exact = model.exact_distance(x, y, "L2")
+    eps = factor * float(exact.median())
+
+    def broken():
+        x_adv = square(model, x, y, norm="L2", eps=eps, queries=1000, generator=streams(range(30)))
+        found = model(x_adv).argmax(1) != y
+        assert not (found & (exact > eps)).any()
+        return int(found.sum())
+
+    ours = broken()
+    both = L2Moves.propose
+    monkeypatch.setattr(L2Moves, "propose", lambda moves, draws, move, side: both(moves, draws, 0, side))
+    assert ours > broken()

@@ -52,7 +52,7 @@ def test_without_clean_predictions_or_probes_there_is_no_judgement(folder) -> No
 
 
 def test_the_deep_battery_is_known_by_its_settings(folder) -> None:
-    tasks = suites.expand(suites.load("deep"), [LINF], implementation=lambda name: name, probe=PROBES.get)
+    tasks = suites.expand(suites.load("deep"), [LINF], implementation=lambda name, _norm: name, probe=PROBES.get)
     deep = tuple(task for task in tasks if task.kind == "probe")
     assert len(deep) > 20
     folder.ask("net", (CLEAN, FGSM))

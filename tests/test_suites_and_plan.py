@@ -14,7 +14,9 @@ LINF = ThreatModel("Linf", "8/255")
 
 
 def _expand(name: str, *threats: ThreatModel, only=()):
-    return suites.expand(suites.load(name), threats or (LINF,), implementation=lambda attack: f"{attack}-1", only=only)
+    return suites.expand(
+        suites.load(name), threats or (LINF,), implementation=lambda attack, norm: f"{attack}-{norm}-1", only=only
+    )
 
 
 @pytest.mark.parametrize("name", suites.names())

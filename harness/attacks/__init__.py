@@ -3,7 +3,7 @@
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -43,12 +43,14 @@ class Attack:
     passes: Callable[[Mapping[str, Any], int], tuple[float, float]] = lambda _params, _classes: (1.0, 1.0)
     """From parameters and number of classes to forward and backward passes for one image that survives: an estimate
     of the work, for the time left; what really happened is counted."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """By norm, ``source`` where it is another version than in the other norms."""
 
-    @property
-    def implementation(self) -> str:
-        """``source`` with its version, looked up when asked for; ``UserError`` when the package is not installed."""
-        if self.source.rpartition("-")[2].isdigit():
-            return self.source
+    def implementation(self, norm: str) -> str:
+        """``source`` in ``norm`` with its version, looked up when asked for; ``UserError`` when it is not installed."""
+        source = self.elsewhere.get(norm, self.source)
+        if source.rpartition("-")[2].isdigit():
+            return source
         try:
             return f"{self.source}-{importlib.metadata.version(self.source)}"
         except importlib.metadata.PackageNotFoundError:
@@ -113,7 +115,7 @@ for _attack in (
     Attack("apgd-t", apgd_t, "rampart-apgd-1", APGD_NORMS, passes=_targeted),
     Attack("fab", fab, "rampart-fab-1", FAB_NORMS, passes=_untargeted),
     Attack("fab-t", fab_t, "rampart-fab-1", FAB_NORMS, passes=_targeted),
-    Attack("square", square, "rampart-square-1", SQUARE_NORMS, passes=_queries),
+    Attack("square", square, "rampart-square-1", SQUARE_NORMS, passes=_queries, elsewhere={"L2": "rampart-square-2"}),
 ):
     ATTACKS.add(_attack.name, _attack)
 

@@ -41,7 +41,8 @@ def square(
 
     The first window covers the part ``p_init`` of the image; it shrinks by query number as in AutoAttack, so that
     fewer queries are the beginning of a longer run, or with ``rescale_schedule`` by the part of the queries spent.
-    Windows may lie anywhere in the image, its last row and column included.
+    Windows may lie anywhere in the image, its last row and column included. In L2 every second move is one of ours
+    (see ``square_moves.L2Moves``).
 
     The first misclassified point is returned and its example leaves; an example that survives gets its point of
     highest loss, ``x`` itself among them. An image that is misclassified itself comes back as it is. Every example

@@ -17,6 +17,8 @@ from harness.attacks.square_shapes import Draws, bumps, tiles
 TINY = 1e-12
 CHORDS = 2
 """Steps along a chord in soft thresholding; more change no outcome that 300 queries on 64 images could show."""
+REACH, REACHES, GROWTH = 0.5, (0.01, 1.0), 1.5
+"""A bump's length as a part of eps: at first, its bounds, and its growth with every one that is taken."""
 INNER, OUTER = 1 - 1e-6, 1 + 5e-6
 """Points are aimed at this part of eps, so that rounding to the pixels' precision leaves them within the other."""
 
@@ -181,14 +183,35 @@ class _BumpMoves:
 
 
 class L2Moves(_BumpMoves):
-    """Outside its windows a move changes nothing: what it takes away there is exactly what it adds."""
+    """The paper's move (arXiv 1912.00049) and one of ours take turns.
+
+    The paper's takes the budget for its bump out of a second window, all of it, and changes nothing elsewhere; a good
+    perturbation can hardly spare a window. Ours adds a bump of length ``reach`` times eps and shrinks the whole
+    perturbation back to eps. ``reach`` grows by ``GROWTH`` with every such move that is taken and shrinks with every
+    other, so that one in five keeps it as it is (the rule of success in Rechenberg, Evolutionsstrategie, 1973).
+    """
 
     norm = "L2"
+
+    def start(self, generators: ExampleGenerators) -> None:
+        """A grid of bumps, as long as ``eps`` allows."""
+        super().start(generators)
+        self._reach = self._x.new_full((len(self._x),), REACH)
+        self._taken = torch.zeros_like(self._lengths, dtype=torch.bool)
 
     def _shorten(self, delta: Tensor) -> Tensor:
         return delta * (self._eps / row_sums(delta.square()).sqrt().clamp_min_(TINY))[:, None]
 
     def propose(self, draws: Draws, move: int, side: int) -> None:
+        """The paper's move first, then in turn."""
+        self._leaned = move % 2 == 1
+        self._taken = torch.zeros_like(self._lengths, dtype=torch.bool)
+        if self._leaned:
+            self._lean(draws, move, side)
+        else:
+            self._exchange(draws, move, side)
+
+    def _exchange(self, draws: Draws, move: int, side: int) -> None:
         """Set the second window back to ``x``; the first gets what both had and what was left of ``eps``."""
         cells = (len(self._x), self._shape[0], side * side)
         self._first, self._second = (self._places.at(corners, side) for corners in draws.corners[move])
@@ -204,10 +227,34 @@ class L2Moves(_BumpMoves):
         new.mul_((budget.sqrt_() / row_sums(new.square()).sqrt_().add_(TINY)).unsqueeze(2))
         self.asked.scatter_(1, self._first, new.flatten(1).add_(x_first).clamp_(0, 1))
 
+    def _lean(self, draws: Draws, move: int, side: int) -> None:
+        """Add a bump to the first window and shrink the whole to ``eps``."""
+        bump = self._bump(draws, move, side).flatten(1)
+        # A bump has length 1 in every channel.
+        bump *= (self._reach * (self._eps / self._shape[0] ** 0.5))[:, None]
+        delta = (self.best - self._x).scatter_add_(1, self._places.at(draws.corners[move, 0], side), bump)
+        self.asked = delta.mul_((self._eps / row_sums(delta.square()).sqrt())[:, None]).add_(self._x).clamp_(0, 1)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Those within the ball in spite of rounding."""
+        rows = super().take(rows)
+        self._taken[rows] = True
+        return rows
+
     def withdraw(self) -> None:
-        """Write the windows' best pixels back."""
+        """Write the best pixels back."""
+        if self._leaned:
+            self._reach *= torch.where(self._taken, GROWTH, GROWTH ** (-1 / 4))
+            self._reach.clamp_(*REACHES)
+            self.asked.copy_(self.best)
+            return
         for at in (self._first, self._second):
             self.asked.scatter_(1, at, self.best.gather(1, at))
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but some."""
+        super().keep(rows)
+        self._reach = self._reach[rows]
 
 
 class L1Moves(_BumpMoves):

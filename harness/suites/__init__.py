@@ -145,7 +145,7 @@ def expand(
     suite: Suite,
     threats: Sequence[ThreatModel],
     *,
-    implementation: Callable[[str], str],
+    implementation: Callable[[str, str], str],
     only: Sequence[str] = (),
     probe: Callable[[str], Probes] | None = None,
     corruptions: Corruptions | None = None,
@@ -153,10 +153,10 @@ def expand(
 ) -> tuple[Task, ...]:
     """The tasks of ``suite`` for every threat model, in the order they run.
 
-    ``implementation`` names who computes an attack, ``probe`` describes one; both raise ``UnknownNameError`` for one
-    that does not exist. Without ``probe`` no probe is planned, without ``corruptions`` no corruption. ``only`` keeps
-    the named tasks (and ``clean``); a cascade member brings the members before it along, a probe the probes it needs.
-    Entries that name ``defences`` are for submissions of that kind only.
+    ``implementation`` names who computes an attack in a norm, ``probe`` describes one; both raise ``UnknownNameError``
+    for one that does not exist. Without ``probe`` no probe is planned, without ``corruptions`` no corruption. ``only``
+    keeps the named tasks (and ``clean``); a cascade member brings the members before it along, a probe the probes it
+    needs. Entries that name ``defences`` are for submissions of that kind only.
     """
     entries = [entry for entry in suite.entries if defence in entry.get("defences", (defence,))]
     wanted = _wanted(suite, entries, only, probe)
@@ -212,7 +212,7 @@ def _params(entry: dict[str, Any], threat: ThreatModel) -> dict[str, Any]:
 
 
 def _attacks(
-    entries: Sequence[dict[str, Any]], threat: ThreatModel, implementation: Callable[[str], str]
+    entries: Sequence[dict[str, Any]], threat: ThreatModel, implementation: Callable[[str, str], str]
 ) -> list[Task]:
     tasks: list[Task] = []
     members_so_far: dict[str, tuple[str, ...]] = {}
@@ -224,7 +224,7 @@ def _attacks(
             attack=entry["attack"],
             params={key: _resolve(value, threat) for key, value in _params(entry, threat).items()},
             threat=threat,
-            implementation=implementation(entry["attack"]),
+            implementation=implementation(entry["attack"], threat.norm),
             cascade=cascade,
             after=members_so_far.get(cascade, ()) if cascade else (),
         )
