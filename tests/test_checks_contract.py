@@ -97,6 +97,7 @@ def test_a_network_that_measures_well_passes(check) -> None:
 
 
 C8 = "c8-derivative/steps/gradient@0.01/"
+ACROSS = "c8-derivative/steps/random@"
 CASES = [
     ("C1", {"c1-output/width": 11}, "protocol/fail"),
     ("C1", {"c1-output/nonfinite/images": 1}, "protocol/fail"),
@@ -150,6 +151,7 @@ CASES = [
     ("C6", {"c6-provenance/custom": {"Swish": 3}}, "information/pass"),
     ("C6", {"c6-provenance/custom": {"Swish": 3}, f"{C8}error": 0.2}, "symptom/warn"),
     ("C6", {"c6-provenance/custom": {"CheckpointFunction": 3}, f"{C8}error": 0.2}, "symptom/pass"),
+    ("C6", {"c6-provenance/custom": {"Swish": 3}, f"{ACROSS}0.01": STEP | {"error": 0.2}}, "symptom/warn"),
     ("C6", {"c6-provenance/hooked": ["stem"], "c8-derivative/jvp": 1.0}, "symptom/warn"),
     ("C6", {"c6-provenance/error": "it is in another language"}, "symptom/unknown"),
     ("C7", {"c7-continuity/zero_small": 0.05}, "symptom/pass"),
@@ -164,6 +166,11 @@ CASES = [
     ("C7", {"c7-continuity/zero_small": 0.9, "c7-continuity/counts": "half"}, "information/warn"),
     ("C7", {"c7-continuity/zero_small": 0.9, "c7-continuity/counts": "half", "c8-derivative/dead": 1.0},
      "symptom/fail"),
+    ("C7", {"c7-continuity/zero_small": 0.9, f"{C8}still": 0.9}, "information/warn"),
+    ("C7", {"c7-continuity/zero_small": 0.9, f"{C8}still": 0.9, "c8-derivative/steps/sign@4": STEP | {"opposite": 0.5}},
+     "symptom/fail"),
+    ("C7", {"c7-continuity/slope": 0.29, "c7-continuity/flat": 0.9, f"{C8}still": 0.9}, "protocol/fail"),
+    ("C7", {"c7-continuity/jumping": 0.51, f"{C8}still": 0.9}, "symptom/fail"),
     ("C7", {"c7-continuity/classes_seen": 1}, "symptom/not-applicable"),
     ("C7", {"c7-continuity/jumping": 0.1}, "symptom/pass"),
     ("C7", {"c7-continuity/jumping": 0.11}, "symptom/warn"),
@@ -172,6 +179,12 @@ CASES = [
     ("C8", {f"{C8}error": 0.1}, "protocol/pass"),
     ("C8", {f"{C8}error": 0.11}, "symptom/warn"),
     ("C8", {f"{C8}error": 0.51}, "protocol/fail"),
+    ("C8", {f"{ACROSS}0.01": STEP | {"error": 0.1}}, "protocol/pass"),
+    ("C8", {f"{ACROSS}0.01": STEP | {"error": 0.11}}, "symptom/warn"),
+    ("C8", {f"{ACROSS}0.01": STEP | {"error": 0.51}}, "protocol/fail"),
+    ("C8", {f"{ACROSS}0.01": STEP | {"error": 0.51, "compared": 31}}, "protocol/pass"),
+    ("C8", {f"{ACROSS}0.01": STEP | {"error": 0.51}, f"{ACROSS}0.001": STEP | {"error": 0.02}}, "protocol/pass"),
+    ("C8", {f"{ACROSS}0.01": STEP | {"error": 0.51}, f"{ACROSS}4": STEP | {"error": 0.52}}, "protocol/fail"),
     ("C8", {f"{C8}opposite": 0.02}, "protocol/pass"),
     ("C8", {f"{C8}opposite": 0.03}, "symptom/warn"),
     ("C8", {f"{C8}opposite": 0.06}, "protocol/fail"),

@@ -7,7 +7,7 @@ from harness.checks.case import Case
 from harness.checks.check import Check
 from harness.checks.contract import is_random, number
 from harness.checks.gradients import beyond_chance
-from harness.checks.provenance import truthful
+from harness.checks.provenance import missing, truthful
 from harness.checks.rules import claiming, keys, not_applicable
 from harness.checks.thresholds import Thresholds
 from harness.records import Finding
@@ -28,6 +28,8 @@ def judge_continuity(case: Case, limits: Thresholds) -> list[Finding]:
     evidence = f"The logits change in proportion to the image (exponent {number(slope, 0.0):.2f})."
     if is_random(case, limits):
         return not_applicable("C7", title, "symptom", "the network is stochastic (C2)")
+    proportional = limits("C7", "slope_low") <= number(slope, 0.0) <= limits("C7", "slope_high")
+    stepped = zero > limits("C7", "zero_warn") or not proportional
     if zero > limits("C7", "zero_fail"):
         verdict = "fail"
         first = f", the smallest that moves half of them is {numbers['bin']:.0e}" if numbers["bin"] else ""
@@ -44,9 +46,7 @@ def judge_continuity(case: Case, limits: Thresholds) -> list[Finding]:
     elif jumping > limits("C7", "jumping_fail"):
         verdict, text = "fail", limits.text("C7", "jumping_fail")
         evidence = f"On the way from one image to another the logits jump, for {jumping:.0%} of the pairs: a gate."
-    elif zero > limits("C7", "zero_warn") or not (
-        limits("C7", "slope_low") <= number(slope, 0.0) <= limits("C7", "slope_high")
-    ):
+    elif stepped:
         verdict, text = "warn", limits.text("C7", "slope_low")
         evidence = f"The logits do not change in proportion to the image (exponent {number(slope, 0.0):.2f})."
     elif jumping > limits("C7", "jumping_warn"):
@@ -54,11 +54,27 @@ def judge_continuity(case: Case, limits: Thresholds) -> list[Finding]:
         evidence = f"On the way from one image to another the logits jump, for {jumping:.0%} of the pairs."
     # Rounding to half precision makes steps, but lets the gradient through.
     dead = float(case.measured.get("c8-derivative", {}).get("dead", 0.0))
-    rounding = numbers["counts"] != "float32" and dead <= limits("C8", "silent_fail")
-    if rounding and verdict != "pass":
-        return [Finding("C7", title, "information", "warn", (), metrics, text,
-                        f"{evidence} The network counts in half precision, which can do this.")]  # fmt: skip
+    why = ""
+    if numbers["counts"] != "float32" and dead <= limits("C8", "silent_fail"):
+        why = "The network counts in half precision, which can do this."
+    elif (
+        kind == "symptom" and stepped and jumping <= limits("C7", "jumping_fail")
+        and _straight_through(case.measured.get("c8-derivative"))
+    ):  # fmt: skip
+        why = "Its gradient says what larger steps do (C8): a straight-through gradient."
+    if why and verdict != "pass":
+        return [Finding("C7", title, "information", "warn", (), metrics, text, f"{evidence} {why}")]
     return [Finding("C7", title, kind, verdict, (), metrics, text, evidence)]
+
+
+def _straight_through(derivative: Mapping[str, Any] | None) -> bool:
+    """Whether C8 measured a step function with a gradient of its own that points the right way in the large."""
+    if not derivative or not derivative.get("examples"):
+        return False
+    small, large = derivative["steps"]["gradient@0.01"], derivative["steps"]["sign@4"]
+    return (
+        number(small["still"], 0.0) > 0.5 and number(large["ratio"], 0.0) > 0.1 and number(large["opposite"], 1.0) < 0.2
+    )
 
 
 def judge_derivative(case: Case, limits: Thresholds) -> list[Finding]:
@@ -73,6 +89,7 @@ def judge_derivative(case: Case, limits: Thresholds) -> list[Finding]:
     metrics = {
         "error": min(number(main["error"], 0.0), 1e6), "opposite": number(main["opposite"], 0.0),
         "dead": numbers["dead"], "silent": numbers["silent"], "jvp": number(numbers["jvp"], 0.0),
+        "missing": min(missing(numbers), 1e6),
     }  # fmt: skip
     kind, verdict, name, evidence = _derivative(numbers, main, limits)
     if not main["compared"] and verdict == "pass":
@@ -100,27 +117,30 @@ def _derivative(  # noqa: PLR0911
     """Kind, verdict, the threshold that decided, and the sentence."""
     error = number(main["error"], 0.0)
     opposite = beyond_chance(number(main["opposite"], 0.0), main["compared"], limits, "C8")
-    large = numbers["steps"]["sign@4"]
+    lacking = missing(numbers)
     if beyond_chance(numbers["silent"], numbers["examples"], limits, "C8") > limits("C8", "silent_fail"):
         text = f"The gradient is zero at {numbers['dead']:.0%} of the images, where the margin does change."
         return "protocol", "fail", "silent_fail", text
     if number(numbers["jvp"], 0.0) > limits("C8", "jvp_fail"):
         text = f"Forward and backward mode disagree (by {number(numbers['jvp']):.0%}): the backward pass is replaced."
         return "protocol", "fail", "jvp_fail", text
-    if number(main["still"], 0.0) > 0.5:
-        # A step function with a gradient of its own: of use to an attacker if it points the right way in the large.
-        helps = number(large["ratio"], 0.0) > 0.1 and number(large["opposite"], 1.0) < 0.2
+    if _straight_through(numbers):
+        # Of use to an attacker.
         text = "Small steps change nothing, and the gradient says what large steps do: a straight-through gradient."
-        if helps:
-            return "information", "pass", "error_fail", text
+        return "information", "pass", "error_fail", text
     if opposite > limits("C8", "opposite_fail"):
         text = f"Along the gradient the margin goes the other way for {opposite:.0%} of the images."
         return "protocol", "fail", "opposite_fail", text
     if error > limits("C8", "error_fail"):
         text = f"The gradient is not the derivative: half of the differences are off by {error:.0%} or more."
         return "protocol", "fail", "error_fail", text
-    if error > limits("C8", "error_warn") or opposite > limits("C8", "opposite_warn"):
-        text = f"Differences are off from the gradient by {error:.0%} in the middle."
+    if lacking > limits("C8", "error_fail"):
+        text = (
+            f"A part of the gradient is missing: along random directions differences are off by {lacking:.0%} or more."
+        )
+        return "protocol", "fail", "error_fail", text
+    if max(error, lacking) > limits("C8", "error_warn") or opposite > limits("C8", "opposite_warn"):
+        text = f"Differences are off from the gradient by {max(error, lacking):.0%} in the middle."
         return "symptom", "warn", "error_warn", text
     return "protocol", "pass", "error_warn", "The gradient is the derivative, by differences and by forward mode."
 
