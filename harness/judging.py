@@ -139,6 +139,12 @@ def judge_candidate(
     return Judgement(case, tuple(findings), decide(case, findings, limits))
 
 
+def clean_absent(root: Path, manifest: Manifest, submission: str) -> str:
+    """Why the clean predictions of ``submission`` are not there to be judged; empty when they are."""
+    (candidate,) = (item for item in manifest.candidates if item.id == submission)
+    return next((_complete(root, manifest, candidate, task)[1] for task in candidate.tasks if task.kind == "clean"), "")
+
+
 def threats_of(candidate: Candidate) -> Sequence[ThreatModel]:
     """The threat models a candidate was attacked under, in order."""
     return tuple(dict.fromkeys(task.threat for task in candidate.tasks if task.threat is not None))

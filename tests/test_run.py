@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,8 +177,6 @@ def test_killed_ten_times_ends_with_the_same_records(finished, honest_root, tmp_
 
 
 def test_verify_confirms_the_records_and_notices_a_changed_file(finished, honest_root, tmp_path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     fine = harness("verify", "--results", str(copy), "--submissions", str(honest_root))
@@ -329,9 +328,21 @@ def test_a_run_with_checks_ends_with_a_verdict_and_one_that_lacks_some_is_no_pas
     assert "ok   C1     " in again.stdout and "honest Linf-8/255: UNCHECKED (" in again.stdout
 
 
-def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:
-    import shutil
+def test_records_of_other_code_are_said_to_be_stale(honest_root, tmp_path) -> None:
+    shutil.copytree(honest_root / "honest", tmp_path / "mine" / "honest")
+    command = ["honest", "--submissions", str(tmp_path / "mine"), "--results", str(tmp_path / "r")]
+    command = ["check", *command, "--suite", "check", "--limit", "2", "--judge-only"]
+    before = harness(*command)
+    assert before.returncode == 1
+    assert "honest Linf-8/255: nothing to judge: clean: it was not run; run it without --judge-only" in before.stderr
+    assert harness("run", *command[1:-1], "--attack", "clean").returncode == 0
+    model = tmp_path / "mine" / "honest" / "model.py"
+    model.write_text(model.read_text() + "\n# another\n")
+    after = harness(*command)
+    assert "honest Linf-8/255: nothing to judge: clean: its record is stale; run it" in after.stderr
 
+
+def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     manifest = next((copy / "runs").glob("*.json"))

@@ -49,6 +49,7 @@ def check(
     from harness.commands.telling import judgements, told
     from harness.engine.outcome import Settings
     from harness.errors import UserError
+    from harness.judging import clean_absent
 
     device = resolve_device(device)
     workers = workers or (runs.default_workers() if device == "cpu" else 1)
@@ -75,7 +76,11 @@ def check(
     found = []
     for name, threat, judgement in judgements(results, prepared.manifest):
         if judgement is None:
-            click.echo(f"{name} {threat}: nothing to judge yet", err=True)
+            why = clean_absent(results, prepared.manifest, name)
+            click.echo(
+                f"{name} {threat}: nothing to judge: clean: {why}" + judge_only * "; run it without --judge-only",
+                err=True,
+            )
             failed = True
             continue
         found.append({"submission": name, "threat_model": str(threat), **judgement.plain()})
