@@ -25,12 +25,18 @@ from harness.submission import default_roots, discover
 LINF = ThreatModel("Linf", "8/255")
 L2 = ThreatModel("L2", "0.5")
 EXACT = os.environ.get("RAMPART_BENCH_IMAGES", "")
-"""An .npz file of CIFAR-10 test images to measure on instead of the twenty of the sample."""
+"""An .npz file of CIFAR-10 test images to measure on instead of the sample's."""
 
 
 def examples(limit):
+    """``limit`` images: the file's first, or the sample's twenty, then those mirrored and shifted by 1, 2, ... pixels.
+
+    On twenty alone it is the overhead of small batches that would be compared.
+    """
     data = datasets.load(f"npz:{EXACT}" if EXACT else "cifar10-sample", data_dir=None, limit=limit if EXACT else None)
-    return data.tensors(0, len(data))
+    x, y = data.tensors(0, len(data))
+    copies = [(x if turn % 2 == 0 else x.flip(3)).roll(turn // 2, 3) for turn in range(-(-limit // len(x)))]
+    return torch.cat(copies)[:limit], y.repeat(len(copies))[:limit]
 
 
 @pytest.mark.parametrize(
