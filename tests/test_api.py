@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from test_run import harness, records
+from command_line import harness, records
 from torch import nn
 
 import harness as package

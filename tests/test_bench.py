@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_run import HONEST, harness, submission
+from command_line import HONEST, harness, submission
 
 from harness.bench import Comparison, Measurement, parse_attack
 from harness.errors import UserError

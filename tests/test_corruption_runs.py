@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from command_line import HONEST, outcomes, records, submission
 from file_server import FileServer
 from test_datasets_corrupted import base, official  # noqa: F401  (fixtures)
-from test_run import HONEST, outcomes, records, submission
 
 from harness import datasets, run, suites
 from harness.commands import arguments

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_run import outcomes, records
+from command_line import outcomes, records
 
 from harness import datasets, run
 from harness.datasets import Dataset

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_run import HONEST, submission
+from command_line import HONEST, submission
 
 SUITE = """
 [[tasks]]

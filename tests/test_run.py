@@ -12,29 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import HONEST, harness, outcomes, records, submission
 
 from harness import store
-from harness.records import SCHEMA, Record, Status
-
-CARD = """
-id = "{id}"
-title = "{id}"
-dataset = "cifar10"
-entry = "model.py:build"
-[[threat_models]]
-norm = "Linf"
-eps = "8/255"
-"""
-
-HONEST = """
-import torch
-from torch import nn
-
-def build():
-    torch.manual_seed(0)
-    features = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
-    return nn.Sequential(*features, nn.Linear(32, 10))
-"""
+from harness.records import SCHEMA, Status
 
 FAULTS = {
     "exits": "os._exit(3)",
@@ -57,35 +38,6 @@ class Faulty(nn.Module):
 def build():
     return Faulty()
 """
-
-
-def submission(root: Path, name: str, code: str) -> Path:
-    """Write a submission folder."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    (folder / "submission.toml").write_text(CARD.format(id=name))
-    (folder / "model.py").write_text(code)
-    return folder
-
-
-def harness(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def outcomes(results: Path) -> dict[str, list[tuple]]:
-    """What every record says about every example, without what depends on the clock."""
-    found = {}
-    for path in store.record_files(results):
-        record = store.read_record(path)
-        key = f"{record.shard.submission} {record.shard.task.key} {record.shard.start}"
-        found[key] = [record.status.value, [tuple(vars(row).values()) for row in record.examples]]
-    return found
-
-
-def records(results: Path) -> list[Record]:
-    return [store.read_record(path) for path in store.record_files(results)]
 
 
 @pytest.fixture(scope="session")

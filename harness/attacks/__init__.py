@@ -52,11 +52,9 @@ class Attack:
         if source.rpartition("-")[2].isdigit():
             return source
         try:
-            return f"{self.source}-{importlib.metadata.version(self.source)}"
+            return f"{source}-{importlib.metadata.version(source)}"
         except importlib.metadata.PackageNotFoundError:
-            raise UserError(
-                f"{self.name} needs {self.source}, got no such package: pip install {self.source}"
-            ) from None
+            raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
 
     def check_params(self, params: Iterable[str]) -> None:
         """``UserError`` when the attack has no parameter of some name."""

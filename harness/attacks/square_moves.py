@@ -233,7 +233,7 @@ class L2Moves(_BumpMoves):
         # A bump has length 1 in every channel.
         bump *= (self._reach * (self._eps / self._shape[0] ** 0.5))[:, None]
         delta = (self.best - self._x).scatter_add_(1, self._places.at(draws.corners[move, 0], side), bump)
-        self.asked = delta.mul_((self._eps / row_sums(delta.square()).sqrt())[:, None]).add_(self._x).clamp_(0, 1)
+        self.asked = self._shorten(delta).add_(self._x).clamp_(0, 1)
 
     def take(self, rows: Tensor) -> Tensor:
         """Those within the ball in spite of rounding."""
