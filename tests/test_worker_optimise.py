@@ -49,6 +49,20 @@ class Net(nn.Module):
         return self.head(features.relu().mean((2, 3)))
 
 
+class BySize(nn.Module):
+    """Another last bit of the logits in batches of one size, or a refusal."""
+
+    def __init__(self, odd, refuses=False):
+        super().__init__()
+        self.net, self.odd, self.refuses, self.seen = Net(), odd, refuses, []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        if len(x) == self.odd and self.refuses:
+            raise RuntimeError("not so many")
+        return self.net(x) * (1 + 2**-20 if len(x) == self.odd else 1)
+
+
 def prepared(module, **options):
     torch.manual_seed(0)
     network = Network(module.eval().requires_grad_(False), micro_batch=4)
@@ -83,7 +97,9 @@ def test_what_is_done_leaves_the_network_as_it_was(variant, done) -> None:
     before = logits_and_gradient(plain, x) if variant not in {"noise", "random"} else None
     network, found = prepared(module)
     assert found[0] == "micro_batch=4"
-    assert set(found[1:]) == done
+    assert set(found[1:]) - {"also=2", "also=8"} == done
+    if variant in {"random", "noise", "count"}:
+        assert network.sizes == (4,)
     assert isinstance(network.module.block[1], nn.Identity) == ("batchnorm_folded" in done)
     if before is not None:
         after = logits_and_gradient(network, x)
@@ -97,6 +113,30 @@ def test_the_networks_own_code_keeps_running() -> None:
     calls = network.module.calls
     network(torch.rand(4, *SHAPE))
     assert network.module.calls == calls + 1
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize("odd", [2, 8])
+def test_only_sizes_that_give_the_same_bits_are_used(odd, refuses) -> None:
+    network, found = prepared(BySize(odd, refuses))
+    assert odd not in network.sizes and f"also={odd}" not in found
+    assert [f"also={size}" for size in network.sizes if size != 4] == [name for name in found if "also" in name]
+    network.module.seen.clear()
+    x = torch.rand(23, *SHAPE)
+    whole = logits_and_gradient(network, x)
+    assert set(network.module.seen) <= {2, 4, 8} - {odd}
+    parts = [logits_and_gradient(network, part) for part in x.split(3)]
+    assert torch.equal(torch.cat([logits for logits, _ in parts]), whole[0])
+    assert torch.equal(torch.cat([gradient for _, gradient in parts]), whole[1])
+
+
+def test_little_is_filled_up() -> None:
+    network = Network(Net().eval(), micro_batch=16)
+    assert network._cuts(33) == [16, 16, 16]
+    network.sizes = (32, 16, 8)
+    assert [network._cuts(rows) for rows in (1, 8, 13, 17, 32, 75)] == [
+        [8], [8], [16], [16, 8], [32], [32, 32, 16],
+    ]  # fmt: skip
 
 
 def test_nothing_is_done_unless_asked() -> None:

@@ -1,14 +1,16 @@
-"""How a network is asked: in micro-batches of one fixed shape, in a fast memory layout, BatchNorm folded.
+"""How a network is asked: in micro-batches of few fixed shapes, in a fast memory layout, BatchNorm folded.
 
-Kernels pick their order of summation by the shape of the batch, so the same image gets other last bits in a batch of 7
-than in one of 64, and an attack may then end elsewhere. Cutting every request into micro-batches of one size, the last
-one filled up with rows of the same request, removes that: a row's logits and gradient no longer depend on the batch it
-came in. A network whose rows influence each other (BatchNorm in train mode, votes over the batch) sees micro-batches,
-and one that draws random numbers draws them for a whole micro-batch.
+Kernels pick their order of summation by the shape of the batch, so the same image may get other last bits in a batch of
+7 than in one of 64, and an attack may then end elsewhere. Cutting every request into micro-batches of one size, the
+last one filled up with rows of the same request, removes that: a row's logits and gradient no longer depend on the
+batch it came in. Half and twice that size are used as well where they are seen to give the same bits: the one wastes
+less on filler, the other is faster. A network whose rows influence each other (BatchNorm in train mode, votes over the
+batch) sees micro-batches of one size, and one that draws random numbers draws them for a whole micro-batch.
 """
 
 import contextlib
 import copy
+import time
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -23,6 +25,8 @@ GRADIENT_TOLERANCE = 1e-3
 """L2 difference of an image's gradient, relative to the gradient."""
 GRADIENT_SHARE = 0.9
 """Share of the images that must hold it: an activation that rounds to the other side of a kink moves one image's."""
+LARGE = 2.0
+"""Seconds for two micro-batches from which on a larger one gains nothing, and its memory may be missed."""
 
 
 class OutputError(Exception):
@@ -64,14 +68,16 @@ class Network(nn.Module):
         super().__init__()
         self.module = module.to(device)
         self.micro_batch = micro_batch
+        self.sizes: tuple[int, ...] = (micro_batch,)
+        """Sizes of micro-batches that give the same bits, the largest first."""
         self.device = torch.device(device)
         self.layout = torch.contiguous_format
 
-    def _ask(self, part: Tensor) -> Tensor:
+    def _ask(self, part: Tensor, size: int) -> Tensor:
         rows = len(part)
-        if rows < self.micro_batch:
+        if rows < size:
             # Filler: copies outside the graph, whose infinite gradients times zero would spoil the rows they copy.
-            filler = part.detach()[torch.arange(rows, self.micro_batch, device=part.device) % rows]
+            filler = part.detach()[torch.arange(rows, size, device=part.device) % rows]
             part = torch.cat([part, filler])
         # A copy in the right layout; the network may change it in place without touching the caller's images.
         try:
@@ -81,23 +87,27 @@ class Network(nn.Module):
             if not hint:
                 raise
             raise OutputError(hint) from error
-        if (
-            not isinstance(logits, Tensor)
-            or logits.dim() != 2
-            or len(logits) != self.micro_batch
-            or not logits.is_floating_point()
-        ):
-            raise OutputError(
-                f"expected float logits (N, K), got {describe_output(logits)} for a batch of {self.micro_batch}"
-            )
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != size or not logits.is_floating_point():
+            raise OutputError(f"expected float logits (N, K), got {describe_output(logits)} for a batch of {size}")
         return logits[:rows]
+
+    def _cuts(self, rows: int) -> list[int]:
+        """Sizes of the micro-batches for a request, large ones first, only the last one to be filled up."""
+        cuts = []
+        rows += -rows % self.sizes[-1]
+        for size in self.sizes:
+            whole, rows = divmod(rows, size)
+            cuts += [size] * whole
+        return cuts
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of ``x``; differentiable. ``OutputError`` when the network returns anything but (N, K) floats."""
         if len(x) == 0:
             return empty_logits(x, self(x.new_zeros((1, *x.shape[1:]))).shape[1])
-        parts = x.to(self.device).split(self.micro_batch)  # type: ignore[no-untyped-call]
-        logits = torch.cat([self._ask(part) for part in parts])
+        cuts = self._cuts(len(x))
+        rows = [*cuts[:-1], len(x) - sum(cuts[:-1])]
+        parts = x.to(self.device).split(rows)  # type: ignore[no-untyped-call]
+        logits = torch.cat([self._ask(part, size) for part, size in zip(parts, cuts, strict=True)])
         return logits.to(device=x.device, dtype=torch.float32)
 
 
@@ -150,6 +160,36 @@ def _same(before: Answers, after: Answers) -> bool:
         if float(held.float().mean()) < GRADIENT_SHARE:
             return False
     return True
+
+
+def equal_sizes(network: Network, shape: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of micro-batches, the largest first, whose logits and gradients are those of the network's own, bit by bit.
+
+    Its own one, its half and its double are tried on images of ``shape`` (C, H, W). A kernel is chosen by the shapes it
+    gets, so what is equal on these images is equal on others.
+    """
+    own = network.micro_batch
+    images = [torch.cat(_batches(shape, own, network.device))]
+    sizes = {own}
+    began = time.monotonic()
+    expected = _answers(network, images)
+    slow = time.monotonic() - began > LARGE
+    for size in (own // 2, *(() if slow else (2 * own,))):
+        # A size that it does not take is none to use.
+        with contextlib.suppress(Exception):
+            network.sizes = (max(size, 1),)
+            if _equal(expected, _answers(network, images)):
+                sizes |= set(network.sizes)
+    network.sizes = (own,)
+    return tuple(sorted(sizes, reverse=True))
+
+
+def _equal(before: Answers, after: Answers) -> bool:
+    return all(
+        torch.equal(one, other)
+        for pair, others in zip(before, after, strict=True)
+        for one, other in zip(pair, others, strict=True)
+    )
 
 
 def _batches(shape: Sequence[int], rows: int, device: torch.device) -> list[Tensor]:
@@ -284,4 +324,7 @@ def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) ->
             if pairs and _same(before, _answers(network, batches)):
                 kept.append(True)
                 done.append("batchnorm_folded")
+    with contextlib.suppress(Exception):
+        network.sizes = equal_sizes(network, shape)
+        done += [f"also={size}" for size in network.sizes if size != network.micro_batch]
     return tuple(done)

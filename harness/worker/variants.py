@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.worker.loading import LoadError
-from harness.worker.optimise import Network, OutputError, _batches, describe_output
+from harness.worker.optimise import Network, OutputError, _batches, describe_output, equal_sizes
 from harness.worker.straight_through import StraightThrough
 from harness.worker.weights import frozen, one_line
 
@@ -291,6 +291,9 @@ class Variants:
 
             network = self._network(Asked(mixed))
             network.layout = self.base.layout
+            if len(self.base.sizes) > 1:
+                with contextlib.suppress(Exception):
+                    network.sizes = equal_sizes(network, self.shape)
             return network, {}
         if dtype != "float64":
             raise LoadError("contract", f"variant dtype: expected 'float64' or 'bfloat16', got {dtype!r}")
