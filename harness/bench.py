@@ -101,49 +101,51 @@ def parse_attack(text: str) -> tuple[str, tuple[tuple[str, dict[str, Any]], ...]
     return text, ((text, dict(known[text])),)
 
 
-def _cascade(
-    model: RemoteModel, x: Tensor, y: Tensor, indices: list[int], members: Sequence[tuple[str, dict[str, Any]]],
-    threat: ThreatModel, batch_size: int,
-) -> Tensor:  # fmt: skip
-    """Adversarial images of all members in turn, each on what the ones before left; ``x`` where nothing was found."""
-    x_adv = x.clone()
-    rows = torch.arange(len(x))
-    for name, params in members:
-        if not len(rows):
-            break
-        attack = find_attack(name)
-        found = attack.run(
-            model, x[rows], y[rows], eps=threat.value, norm=threat.norm, batch_size=batch_size,
-            generator=ExampleGenerators.for_examples(0, f"{name}@{threat}", [indices[row] for row in rows]), **params,
-        )  # fmt: skip
-        with torch.no_grad():
-            fooled = classify(torch.cat([model(part) for part in torch.split(found, batch_size)])) != y[rows]
-        if not attack.minimum_norm:
-            fooled &= within(found - x[rows], threat.norm, threat.value)
-        x_adv[rows[fooled]] = found[fooled]
-        rows = rows[~fooled]
-    return x_adv
+@dataclass(frozen=True)
+class _Hand:
+    """Examples for one process, and what to attack them with; without a member it is only warmed up."""
+
+    x: Any
+    y: Any
+    indices: list[int]
+    """Positions among all examples."""
+    member: tuple[str, dict[str, Any]] | None = None
+
+
+def _attacked(model: RemoteModel, hand: _Hand, threat: ThreatModel, batch_size: int) -> tuple[Any, Any]:
+    """What one member makes of a hand: images, and whether each is another class and within the budget."""
+    assert hand.member is not None
+    (name, params), x, y = hand.member, torch.from_numpy(hand.x), torch.from_numpy(hand.y)
+    attack = find_attack(name)
+    found = attack.run(
+        model, x, y, eps=threat.value, norm=threat.norm, batch_size=batch_size,
+        generator=ExampleGenerators.for_examples(0, f"{name}@{threat}", hand.indices), **params,
+    )  # fmt: skip
+    with torch.no_grad():
+        fooled = classify(torch.cat([model(part) for part in torch.split(found, batch_size)])) != y
+    if not attack.minimum_norm:
+        fooled &= within(found - x, threat.norm, threat.value)
+    return found.numpy(), fooled.numpy()
 
 
 def _serve_ours(
-    connection: Connection, spec: dict[str, Any], options: WorkerOptions, precision: str,
-    members: Sequence[tuple[str, dict[str, Any]]], threat: ThreatModel, batch_size: int,
+    connection: Connection, spec: dict[str, Any], options: WorkerOptions, precision: str, threat: ThreatModel,
+    batch_size: int,
 ) -> None:  # fmt: skip
-    """One process of ours: loads the network, says so, and attacks the spans it is sent."""
+    """One process of ours: loads the network, says so, and attacks the hands it is sent."""
     torch.set_num_threads(1)
     with ModelWorker(spec, options) as worker:
         worker.start(START_TIMEOUT)
         model = RemoteModel(worker, search="bfloat16") if precision == "mixed" else RemoteModel(worker)
         connection.send("ready")
-        while (span := connection.recv()) is not None:
-            x, y, indices = torch.from_numpy(span[0]), torch.from_numpy(span[1]), span[2]
-            # The first pass of a batch size is slower than the others: it is not what is compared.
-            if indices is None:
-                leaf = x.clone().requires_grad_()
-                model(leaf).sum().backward()
-                connection.send(None)
+        while (hand := connection.recv()) is not None:
+            if hand.member is not None:
+                connection.send(_attacked(model, hand, threat, batch_size))
                 continue
-            connection.send(_cascade(model, x, y, indices, members, threat, batch_size).numpy())
+            # The first pass of a batch size is slower than the others: it is not what is compared.
+            leaf = torch.from_numpy(hand.x).requires_grad_()
+            model(leaf).sum().backward()
+            connection.send(None)
 
 
 def _serve_reference(connection: Connection, spec: dict[str, Any], threads: int, job: dict[str, Any]) -> None:
@@ -220,32 +222,34 @@ def _time_ours(
     spec: dict[str, Any], options: WorkerOptions, precision: str, members: Sequence[tuple[str, dict[str, Any]]],
     threat: ThreatModel, x: Tensor, y: Tensor, workers: int, batch_size: int,
 ) -> tuple[float, Tensor]:  # fmt: skip
-    """Seconds and adversarial images of ours; the images are dealt to the processes like cards."""
+    """Seconds and adversarial images of ours; what is left for a member is dealt to the processes like cards."""
     context = multiprocessing.get_context("spawn")
     workers = min(workers, len(x))
     pipes, processes = [], []
     for _ in range(workers):
         near, far = context.Pipe()
         process = context.Process(
-            target=_serve_ours, args=(far, spec, options, precision, members, threat, batch_size), daemon=False
+            target=_serve_ours, args=(far, spec, options, precision, threat, batch_size), daemon=False
         )
         process.start()
         far.close()
         pipes.append(near)
         processes.append(process)
     try:
-        hands = [torch.arange(start, len(x), workers) for start in range(workers)]
-        for pipe, hand in zip(pipes, hands, strict=True):
-            _receive(pipe)
-            pipe.send((x[hand[:batch_size]].numpy(), y[hand[:batch_size]].numpy(), None))
         for pipe in pipes:
             _receive(pipe)
-        x_adv = x.clone()
+        _ask_all(pipes, [_Hand(x[:batch_size].numpy(), y[:batch_size].numpy(), []) for _ in pipes])
+        x_adv, alive = x.clone(), torch.arange(len(x))
         began = time.perf_counter()
-        for pipe, hand in zip(pipes, hands, strict=True):
-            pipe.send((x[hand].numpy(), y[hand].numpy(), hand.tolist()))
-        for pipe, hand in zip(pipes, hands, strict=True):
-            x_adv[hand] = torch.from_numpy(_receive(pipe))
+        for member in members:
+            dealt = [alive[start::workers] for start in range(min(workers, len(alive)))]
+            hands = [_Hand(x[rows].numpy(), y[rows].numpy(), rows.tolist(), member) for rows in dealt]
+            robust = torch.ones(len(x), dtype=torch.bool)
+            for rows, (found, fooled) in zip(dealt, _ask_all(pipes, hands), strict=True):
+                broken = torch.from_numpy(fooled)
+                x_adv[rows[broken]] = torch.from_numpy(found)[broken]
+                robust[rows[broken]] = False
+            alive = alive[robust[alive]]
         seconds = time.perf_counter() - began
         for pipe in pipes:
             pipe.send(None)
@@ -256,6 +260,13 @@ def _time_ours(
             process.join(5)
             process.kill()
     return seconds, x_adv
+
+
+def _ask_all(pipes: Sequence[Connection], hands: Sequence[_Hand]) -> list[Any]:
+    """The answers of the first processes to a hand each, at work at the same time."""
+    for pipe, hand in zip(pipes, hands, strict=False):
+        pipe.send(hand)
+    return [_receive(pipe) for pipe, _ in zip(pipes, hands, strict=False)]
 
 
 def _receive(pipe: Connection) -> Any:  # noqa: ANN401

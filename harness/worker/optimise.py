@@ -3,9 +3,9 @@
 Kernels pick their order of summation by the shape of the batch, so the same image may get other last bits in a batch of
 7 than in one of 64, and an attack may then end elsewhere. Cutting every request into micro-batches of one size, the
 last one filled up with rows of the same request, removes that: a row's logits and gradient no longer depend on the
-batch it came in. Half and twice that size are used as well where they are seen to give the same bits: the one wastes
-less on filler, the other is faster. A network whose rows influence each other (BatchNorm in train mode, votes over the
-batch) sees micro-batches of one size, and one that draws random numbers draws them for a whole micro-batch.
+batch it came in. Sizes up to twice that one are used as well where they are seen to give the same bits: small ones
+waste less on filler, large ones are faster. A network whose rows influence each other (BatchNorm in train mode, votes
+over the batch) sees micro-batches of one size, and one that draws random numbers draws them for a whole micro-batch.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ GRADIENT_TOLERANCE = 1e-3
 """L2 difference of an image's gradient, relative to the gradient."""
 GRADIENT_SHARE = 0.9
 """Share of the images that must hold it: an activation that rounds to the other side of a kink moves one image's."""
-LARGE = 2.0
-"""Seconds for two micro-batches from which on a larger one gains nothing, and its memory may be missed."""
+LARGE = 0.5
+"""Seconds for two micro-batches from which on other sizes than the half gain little: loading would take longer."""
 
 
 class OutputError(Exception):
@@ -165,19 +165,24 @@ def _same(before: Answers, after: Answers) -> bool:
 def equal_sizes(network: Network, shape: Sequence[int]) -> tuple[int, ...]:
     """Sizes of micro-batches, the largest first, whose logits and gradients are those of the network's own, bit by bit.
 
-    Its own one, its half and its double are tried on images of ``shape`` (C, H, W). A kernel is chosen by the shapes it
-    gets, so what is equal on these images is equal on others.
+    Quarters of its own one up to its double are tried on images of ``shape`` (C, H, W); of a large network the half
+    alone, and nothing larger than an own one that is below ``MICRO_BATCH``, which was made small to save memory. A
+    kernel is chosen by the shapes it gets, so what is equal on these images is equal on others.
     """
     own = network.micro_batch
     images = [torch.cat(_batches(shape, own, network.device))]
     sizes = {own}
     began = time.monotonic()
     expected = _answers(network, images)
-    slow = time.monotonic() - began > LARGE
-    for size in (own // 2, *(() if slow else (2 * own,))):
+    large = time.monotonic() - began > LARGE
+    tried = [own // 2] if large else [own * quarters // 4 for quarters in (1, 2, 3, 5, 6, 7, 8)]
+    most = 2 * own if own >= MICRO_BATCH.get(network.device.type, own) else own
+    for size in tried:
+        if not 0 < size <= most:
+            continue
+        network.sizes = (size,)
         # A size that it does not take is none to use.
         with contextlib.suppress(Exception):
-            network.sizes = (max(size, 1),)
             if _equal(expected, _answers(network, images)):
                 sizes |= set(network.sizes)
     network.sizes = (own,)
@@ -326,5 +331,6 @@ def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) ->
                 done.append("batchnorm_folded")
     with contextlib.suppress(Exception):
         network.sizes = equal_sizes(network, shape)
-        done += [f"also={size}" for size in network.sizes if size != network.micro_batch]
+        others = sorted({*network.sizes} - {network.micro_batch})
+        done += [f"also={'/'.join(map(str, others))}"] if others else []
     return tuple(done)
