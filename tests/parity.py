@@ -1,14 +1,17 @@
 """Ours beside pyautoattack, member by member and together: ``python tests/parity.py`` writes docs/parity.md.
 
-Runs what is not there yet (stop it at any time; the same command goes on) and then makes the table from the records.
+Runs what is not there yet (stop it at any time; the same command goes on) and then makes the table from the records;
+rows that the page has already stay unless there are newer ones on as many images.
 What the four members leave together is read off their own records; ``--cascade`` runs them as a cascade as well, and
 where both sides hold one it is compared instead.
 The exact test images are needed: ``--dataset cifar10`` takes torchvision's files, ``--dataset npz:FILE`` any others.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +55,18 @@ class Row:
     def holds(self) -> bool:
         """Ours leaves at most one robust example more."""
         return self.ours <= self.theirs + 1
+
+    @property
+    def line(self) -> str:
+        """The row as the page has it."""
+        cells = [*astuple(self)[:-1], f"{self.p:.2f}", "yes" if self.holds else "NO"]
+        return f"| {' | '.join(map(str, cells))} |"
+
+    @classmethod
+    def read(cls, line: str) -> Row:
+        """From ``line`` again; the p-value is the rounded one."""
+        submission, threat, what, *counts, p, _ = [cell.strip() for cell in line.strip("| ").split("|")]
+        return cls(submission, threat, what, *map(int, counts), float(p))
 
 
 def outcomes(root: Path, manifest: Manifest, submission: str, key: str) -> dict[int, bool]:
@@ -127,12 +142,20 @@ def markdown(rows: list[Row]) -> str:
         " | by the reference alone | McNemar p | within the bound |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {row.submission} | {row.threat} | {row.what} | {row.n} | {row.ours} | {row.theirs} | {row.only_ours} "
-        f"| {row.only_theirs} | {row.p:.2f} | {'yes' if row.holds else 'NO'} |"
-        for row in rows
-    ]
+    lines += [row.line for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def merged(page: Path, rows: list[Row]) -> list[Row]:
+    """``rows`` and those of ``page`` that have no newer one on as many images, submission by submission."""
+    earlier = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:] if page.exists() else []
+    places: dict[tuple[str, str, str], Row] = {}
+    for row in [*map(Row.read, earlier), *rows]:
+        place = (row.submission, row.threat, row.what)
+        if place not in places or row.n >= places[place].n:
+            places[place] = row
+    order = [row.submission for row in places.values()]
+    return sorted(places.values(), key=lambda row: order.index(row.submission))
 
 
 def main() -> int:
@@ -160,6 +183,7 @@ def main() -> int:
         if code:
             return code
     rows = table(given.results / "own", given.results / "reference", given.submissions, threats, given.limit)
+    rows = merged(given.out, rows)
     given.out.write_text(markdown(rows))
     sys.stdout.write(markdown(rows))
     return 0 if rows and all(row.holds for row in rows) else 1

@@ -80,3 +80,17 @@ def test_the_command_of_the_page_runs_both_sides_and_writes_the_table(tmp_path, 
     assert parity.main() == 0
     lines = (tmp_path / "t.md").read_text().splitlines()
     assert lines[-1].startswith("| fgsm-rs-1122 | Linf-8/255 | APGD-CE | 3 |")
+
+
+def test_rows_of_an_earlier_page_stay_unless_there_are_newer_ones(tmp_path) -> None:
+    page = tmp_path / "parity.md"
+
+    def row(submission, what, n, ours=1):
+        return parity.Row(submission, "Linf-8/255", what, n, ours, 2, 1, 0, 0.25)
+
+    assert parity.merged(page, []) == []
+    earlier = [row("a", "APGD-CE", 512), row("a", "Square", 512), row("b", "Square", 1000)]
+    page.write_text(parity.markdown(earlier))
+    assert parity.merged(page, []) == earlier
+    newer = [row("a", "Square", 512, ours=0), row("a", "FAB-T", 512), row("b", "Square", 100)]
+    assert parity.merged(page, newer) == [earlier[0], newer[0], newer[1], earlier[2]]
