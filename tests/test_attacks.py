@@ -225,6 +225,26 @@ def test_importing_the_attacks_and_data_sets_loads_no_peer():
     assert done.stdout.strip() == "[]" and done.stderr == ""
 
 
+def test_a_gradient_loads_no_computer_algebra():
+    """Torch takes a second to import one, in every process, when gradients are weighted in the wrong way."""
+    code = """
+import sys
+import torch
+from harness.attacks import find_attack
+
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+x = torch.rand(4, 3, 2, 2)
+y = model(x).argmax(1)
+leaf = x.clone().requires_grad_()
+torch.autograd.grad(model(leaf).sum(), leaf)
+before = "sympy" in sys.modules
+for name in ("pgd", "apgd-ce", "deepfool"):
+    find_attack(name).run(model, x, y, eps=0.01, norm="Linf")
+sys.exit("sympy" in sys.modules and not before)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
 def test_generators_give_every_example_its_own_stream():
     of = ExampleGenerators.for_examples
     whole = of(1, "a", range(6))
