@@ -13,7 +13,9 @@ from torch import nn
 from harness import datasets
 from harness.attacks.losses import margin, misclassified
 from harness.attacks.randomness import ExampleGenerators
-from harness.attacks.square import BLOCK, NORMS, square
+from harness.attacks.square import NORMS, square
+from harness.attacks.square_moves import MOVES
+from harness.attacks.square_tray import BLOCK
 from harness.errors import UserError
 from harness.models import LocalModel
 from submissions.architectures import slim_resnet
@@ -29,6 +31,13 @@ def streams(rows, seed=7):
 def attack(model, x, y, norm, *, rows=None, seed=7, **params):
     rows = range(len(x)) if rows is None else rows
     return square(model, x, y, norm=norm, generator=streams(rows, seed), **params)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """Every question is about the next move of every example."""
+    for moves in MOVES.values():
+        monkeypatch.setattr(moves, "ahead", 1)
 
 
 def in_ball(x_adv, x, norm, eps):
@@ -112,6 +121,7 @@ def bundled():
     return model, x[right][:12], y[right][:12]
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 16 / 255), ("L2", 2.0), ("L1", 40.0)])
 def test_losses_rise_and_examples_fall_as_in_pyautoattack(bundled, norm, eps):
     from pyautoattack.square import SquareAttack
@@ -160,6 +170,26 @@ def test_batch_size_order_and_the_other_examples_change_nothing(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_moves_asked_about_ahead_end_as_if_they_were_asked_about_in_turn(norm, monkeypatch):
+    model, x = RowByRow(), images(24)
+    y = model(x).argmax(1)
+
+    def outcome(ahead):
+        monkeypatch.setattr(MOVES[norm], "ahead", ahead)
+        model.queries.clear()
+        found = attack(model, x, y, norm, eps=EPS[norm] / 2, queries=BLOCK + 60, restarts=2)
+        return found, len(model.queries), sum(len(query) for query in model.queries)
+
+    whole, questions, rows = outcome(1)
+    assert 1 < int(misclassified(model(whole), y).sum()) < 23, "a test of nothing"
+    for ahead in (2, 3, 7):
+        found, fewer, more = outcome(ahead)
+        assert torch.equal(found, whole)
+        assert fewer < questions and rows < more < 2 * rows
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.parametrize("norm", NORMS)
 def test_fewer_queries_are_the_beginning_of_a_longer_run(norm):
     x = images(40)
     logits = RowByRow()(x)
@@ -177,6 +207,7 @@ def test_fewer_queries_are_the_beginning_of_a_longer_run(norm):
     assert len({query.numpy().tobytes() for query in long[BLOCK - 5 :]}) > 20, "another block, other random numbers"
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_model_is_asked_once_and_then_at_most_queries_times_and_never_about_the_fallen(norm):
     model, x = RowByRow(), images(40)
@@ -204,6 +235,7 @@ def test_the_model_is_asked_once_and_then_at_most_queries_times_and_never_about_
     assert len(model.queries) == 1, "nothing to attack"
 
 
+@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(3, 5, 9), (1, 12, 5), (2, 6, 6), (4, 7, 33), (1, 1, 1), (3, 1, 7), (2, 4, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -103,6 +103,19 @@ def test_a_row_is_summed_alike_alone_and_in_company_by_any_number_of_threads():
     assert all(torch.equal(sums, found[0]) for sums in found)
 
 
+def proposed(moves, draws, move, side, kind=0):
+    """The candidates of every row for one move."""
+    rows = torch.arange(len(moves.best))
+    return moves.propose(rows, draws.pairs(torch.full_like(rows, move), rows), side, kind, torch.zeros_like(rows))
+
+
+def taken(moves, rows, points):
+    """Take the candidates of some rows that are in the ball; which they were."""
+    inside = rows[moves.within(rows, points[rows])]
+    moves.take(inside, points[inside])
+    return inside
+
+
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 def test_moves_spend_the_whole_budget(norm):
     x, eps = images(20, low=0.0, high=1.0), 5.0
@@ -113,13 +126,12 @@ def test_moves_spend_the_whole_budget(norm):
     for side in (7, 5, 3):
         draws = draw(generators, [side] * 30, x.shape[1:], moves.windows, x.device)
         for move in range(30):
-            moves.propose(draws, move, side)
-            lengths = distance(moves.asked.view_as(x), x, norm)
+            asked = proposed(moves, draws, move, side, move % moves.kinds)
+            lengths = distance(asked.view_as(x), x, norm)
             assert (lengths <= eps * (1 + 1e-5)).all()
             # What [0, 1] cuts off is not spent: that of one window in L1, and of every pixel in L2.
             assert lengths.median() > (0.99 if norm == "L1" else 0.7) * eps and lengths.min() > 0.5 * eps
-            assert len(moves.take(torch.arange(0, 20, 2))) == 10
-            moves.withdraw()
+            assert len(taken(moves, torch.arange(0, 20, 2), asked)) == 10
 
 
 def leaning(rows=6, eps=0.5):
@@ -132,8 +144,7 @@ def leaning(rows=6, eps=0.5):
 def test_every_second_l2_move_adds_a_bump_and_shrinks_the_whole():
     (moves, draws), x, eps = leaning(), images(6), 0.5
     before = (moves.best - x.flatten(1)).view_as(x)
-    moves.propose(draws, 1, 3)
-    after = moves.asked.view_as(x) - x
+    after = proposed(moves, draws, 1, 3, kind=1).view_as(x) - x
     assert torch.allclose(distance(after + x, x, "L2"), torch.full((6,), eps).double(), rtol=1e-5)
     for row in range(6):
         top, left = divmod(int(draws.corners[1, 0, row]), 8)
@@ -144,27 +155,25 @@ def test_every_second_l2_move_adds_a_bump_and_shrinks_the_whole():
         assert shrunk.std() < 1e-3 and 0.5 < shrunk.mean() < 1.5
         bump = (after[row] / shrunk.mean() - before[row])[:, window]
         assert torch.allclose(bump.norm(dim=1), torch.full((3,), 0.5 * eps / 3**0.5), rtol=1e-3), "each channel alike"
-    moves.withdraw()
-    assert torch.equal(moves.asked, moves.best)
 
 
 def test_a_bump_grows_with_success_and_one_in_five_keeps_its_length():
     moves, draws = leaning()
     for turn in range(5):
-        moves.propose(draws, 0, 3)
-        assert len(moves.take(torch.arange(6))) == 6
-        moves.withdraw()
-        moves.propose(draws, 1, 3)
-        if turn == 2:
-            assert moves.take(torch.tensor([4, 1])).tolist() == [4, 1]
-        moves.withdraw()
+        kind = torch.full((6,), -1)
+        kind[[4, 1]] = 1 if turn == 2 else -1
+        # A move of the paper's, refused or taken, and then one of ours.
+        moves.settle(torch.tensor([[1, 0]]).expand(6, 2), torch.full((6,), -1 if turn else 0))
+        moves.settle(torch.stack([torch.zeros(6, dtype=torch.int64), (kind < 0).long()], 1), kind)
     assert torch.allclose(moves._reach[[1, 4]], torch.full((2,), 0.5)), "the paper's moves do not count"
     assert torch.allclose(moves._reach[[0, 2, 3, 5]], torch.full((4,), 0.5 * 1.5 ** (-5 / 4)))
     moves.keep(torch.tensor([4, 0]))
     assert torch.allclose(moves._reach, torch.tensor([0.5, 0.5 * 1.5 ** (-5 / 4)]))
-    for _ in range(100):
-        moves.propose(draws.select(torch.tensor([4, 0])), 1, 3)
-        moves.withdraw()
+    draws, rows = draws.select(torch.tensor([4, 0])), torch.arange(2)
+    ahead = moves.propose(rows, draws.pairs(rows * 0 + 1, rows), 3, 1, torch.tensor([0, 3]))
+    moves.settle(torch.tensor([[0, 0], [3, 3]]), torch.tensor([-1, -1]))
+    assert torch.equal(proposed(moves, draws, 1, 3, kind=1), ahead), "refusals were foreseen"
+    moves.settle(torch.tensor([[0, 100], [0, 100]]), torch.tensor([-1, -1]))
     assert torch.allclose(moves._reach, torch.full((2,), 0.01))
 
 
@@ -184,5 +193,7 @@ def test_l2_finds_more_than_with_the_papers_move_alone(monkeypatch, classes, fac
 
     ours = broken()
     both = L2Moves.propose
-    monkeypatch.setattr(L2Moves, "propose", lambda moves, draws, move, side: both(moves, draws, 0, side))
+    monkeypatch.setattr(
+        L2Moves, "propose", lambda moves, rows, draws, side, kind, refused: both(moves, rows, draws, side, 0, refused)
+    )
     assert ours > broken()

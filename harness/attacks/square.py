@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.attacks.asking import ask, reveal
@@ -10,12 +12,11 @@ from harness.attacks.inputs import check_batch, check_count, check_labels, check
 from harness.attacks.losses import margin
 from harness.attacks.randomness import ExampleGenerators
 from harness.attacks.square_moves import MOVES, Moves
-from harness.attacks.square_shapes import Draws, draw, sides
+from harness.attacks.square_shapes import sides
+from harness.attacks.square_tray import Rows, Tray
 from harness.errors import UserError
 
 NORMS = tuple(MOVES)
-BLOCK = 256
-"""Moves whose random numbers are drawn at once: one call per example and block, not per example and query."""
 
 
 def square(
@@ -36,8 +37,10 @@ def square(
 
     ``x`` is float (N, C, H, W) in [0, 1], ``y`` int64 (N,), ``model`` maps images to logits (N, K) and is asked for
     no gradient. The answer has the shape and dtype of ``x`` and lies within ``eps`` of it in ``norm`` (``Linf``,
-    ``L2``, or ``L1`` as in arXiv 2103.01208). Each of the ``restarts`` asks about at most ``queries`` points per
-    example, the random start included; all rows are asked about once before.
+    ``L2``, or ``L1`` as in arXiv 2103.01208). Each of the ``restarts`` decides about at most ``queries`` points per
+    example, the random start included; all rows are asked about once before. The next few points of an example are
+    asked about at once, those after one that is kept in vain: a tenth more questions in fewer and larger batches,
+    whose answers decide what they would one at a time.
 
     The first window covers the part ``p_init`` of the image; it shrinks by query number as in AutoAttack, so that
     fewer queries are the beginning of a longer run, or with ``rescale_schedule`` by the part of the queries spent.
@@ -88,40 +91,47 @@ def _search(
     points, values = torch.empty_like(x), x.new_full((len(x),), -math.inf)
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     rows = torch.arange(len(x), device=x.device)
-    highest = values.clone()
+    highest = values.cpu().numpy().copy()
     shape = (-1, *x.shape[1:])
     moves.start(generators)
-    draws: Draws | None = None
-    for query in range(len(plan) + 1):
-        at = (query - 1) % BLOCK
-        if query:
-            if draws is None or at == 0:
-                block = (plan[query - 1 : query - 1 + BLOCK] + BLOCK * [1])[:BLOCK]
-                draws = draw(generators.select(rows), block, x.shape[1:], moves.windows, x.device)
-            moves.propose(draws, at, plan[query - 1])
-        images = moves.asked.view(shape)
+    tray = Tray(moves, plan, x.shape[1:], x.device, len(x))
+    who, asked = np.arange(len(x)), moves.best.clone()
+    while len(who):
+        images, labels = asked.view(shape), y[torch.from_numpy(who).to(y.device)]
         logits = ask(model, images, batch_size)
-        gone = reveal(model, images, logits, y, batch_size)
-        losses = _losses(logits, y)
-        taken = (gone | (losses > highest)).nonzero().squeeze(1)
-        if len(taken):
-            taken = moves.take(taken)
-            highest[taken] = losses[taken]
-        if query:
-            moves.withdraw()
-        out = taken[gone[taken]]
-        if len(out):
-            left, kept = rows[out], torch.ones_like(gone)
+        gone = reveal(model, images, logits, labels, batch_size).cpu().numpy()
+        losses = _losses(logits, labels).cpu().numpy()
+        first = _first_better(moves, who, asked, gone | (losses > highest[who]))
+        winners = np.flatnonzero(first < len(who))
+        if len(winners):
+            chosen = first[winners]
+            moves.take(torch.from_numpy(winners).to(x.device), asked[torch.from_numpy(chosen).to(x.device)])
+            highest[winners] = losses[chosen]
+        tray.decide(first)
+        if len(winners) and gone[chosen].any():
+            out = torch.from_numpy(winners[gone[chosen]]).to(x.device)
+            left, kept = rows[out], torch.ones_like(rows, dtype=torch.bool)
             kept[out] = False
-            points[left], values[left], fooled[left] = moves.best[out].view(shape), highest[out], True
+            points[left], fooled[left] = moves.best[out].view(shape), True
+            values[left] = torch.from_numpy(highest).to(x.device)[out]
             stay = kept.nonzero().squeeze(1)
-            rows, y, highest = rows[stay], y[stay], highest[stay]
+            rows, y, highest = rows[stay], y[stay], highest[stay.cpu().numpy()]
             moves.keep(stay)
-            draws = draws and draws.select(stay)
-        if not len(rows):
-            break
-    points[rows], values[rows] = moves.best.view(shape), highest
+            tray.keep(stay)
+        who, asked = tray.propose(generators.select(rows))
+    points[rows], values[rows] = moves.best.view(shape), torch.from_numpy(highest).to(x.device)
     return points, values, fooled
+
+
+def _first_better(moves: Moves, who: Rows, asked: Tensor, better: NDArray[np.bool_]) -> Rows:
+    """Position of the first candidate of every row that is ``better`` and in the ball; ``len(who)`` where none is."""
+    first = np.full(len(moves.best), len(who))
+    taken = np.flatnonzero(better)
+    if len(taken):
+        at = torch.from_numpy(taken).to(asked.device)
+        taken = taken[moves.within(torch.from_numpy(who[taken]).to(asked.device), asked[at]).cpu().numpy()]
+        np.minimum.at(first, who[taken], taken)
+    return first
 
 
 def _losses(logits: Tensor, y: Tensor) -> Tensor:

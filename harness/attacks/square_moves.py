@@ -1,7 +1,7 @@
 """What the Square Attack changes in the images in one move, for each norm.
 
-Images are flat, (n, C * H * W). ``asked`` is what the model is asked next, ``best`` the best point so far; both are
-equal between two moves, except that ``L1Moves`` writes all of ``asked`` anew.
+Images are flat, (n, C * H * W). A move may be proposed before the ones before it are decided, as if they were refused,
+so a question is about pairs of a row and a move of its own; ``rows`` int64 (m,) may name a row several times there.
 """
 
 from __future__ import annotations
@@ -28,20 +28,33 @@ class Moves(Protocol):
 
     windows: int
     """Windows per move."""
+    kinds: int
+    """Kinds of moves, which take turns."""
+    ahead: int
+    """Moves of a row proposed at once: the more, the larger the batches and the more of them asked about in vain.
+
+    One move in twenty is taken in Linf and L1, one in ten in L2.
+    """
     best: Tensor
-    asked: Tensor
+    """The best point of every row so far."""
 
     def start(self, generators: ExampleGenerators) -> None:
-        """Set ``best`` and ``asked`` to a random start."""
+        """Set ``best`` to a random start."""
 
-    def propose(self, draws: Draws, move: int, side: int) -> None:
-        """Make ``asked`` the next candidate from ``best``."""
+    def propose(self, rows: Tensor, draws: Draws, side: int, kind: int, refused: Tensor) -> Tensor:
+        """Candidates (m, C * H * W) for ``draws`` of m pairs and windows of one side.
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Make the candidates of some rows (int64) their best points; the rows whose candidate is in the ball."""
+        Before each, ``refused`` int64 (m,) moves of that kind are still undecided and taken to be refused.
+        """
 
-    def withdraw(self) -> None:
-        """Undo in ``asked`` what was not taken."""
+    def within(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Which candidates are in the ball in spite of rounding, bool (m,)."""
+
+    def take(self, rows: Tensor, points: Tensor) -> None:
+        """Make candidates the best points of some rows, each named once."""
+
+    def settle(self, refused: Tensor, taken: Tensor) -> None:
+        """Moves that every row was ``refused`` int64 (n, kinds), and the kind ``taken`` int64 (n,) then, or -1."""
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but some."""
@@ -55,6 +68,11 @@ def row_sums(values: Tensor) -> Tensor:
     if values.numel() == values.shape[-1]:
         return values.expand(2, *values.shape).sum(-1)[0]
     return values.sum(-1)
+
+
+def gathered(table: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+    """``table[rows].gather(1, at)`` without the copy of whole rows; ``table`` (n, p) is contiguous."""
+    return table.take(at + (rows * table.shape[1])[:, None])
 
 
 class Windows:
@@ -77,7 +95,7 @@ class Windows:
 class LinfMoves:
     """Every pixel is at one end of what ``eps`` and [0, 1] leave it; a move brings a window's channels to one end."""
 
-    windows = 1
+    windows, kinds, ahead = 1, 1, 3
 
     def __init__(self, x: Tensor, eps: float) -> None:
         self._shape = x.shape[1:]
@@ -85,7 +103,7 @@ class LinfMoves:
         self._pixels = self._shape.numel()
         flat = x.flatten(1)
         self._ends = torch.cat([(flat - eps).clamp_(min=0), (flat + eps).clamp_(max=1)], 1)
-        self.best = self.asked = flat
+        self.best = flat
 
     def start(self, generators: ExampleGenerators) -> None:
         """Vertical stripes one pixel wide."""
@@ -93,33 +111,34 @@ class LinfMoves:
         up = (generators.uniform((channels, 1, width)) < 0.5).expand(-1, *self._shape).flatten(1).to(self.best.device)
         low, high = self._ends[:, : self._pixels], self._ends[:, self._pixels :]
         self.best = torch.where(up, high, low)
-        self.asked = self.best.clone()
 
-    def propose(self, draws: Draws, move: int, side: int) -> None:
-        """Write the new ends into the window."""
-        self._at = self._places.at(draws.corners[move, 0], side)
-        shift = (draws.signs[move].long() * self._pixels)[:, :, None]
-        ends = self._at.view(len(self._at), self._shape[0], -1) + shift
-        self.asked.scatter_(1, self._at, self._ends.gather(1, ends.flatten(1)))
+    def propose(self, rows: Tensor, draws: Draws, side: int, kind: int, refused: Tensor) -> Tensor:
+        """The new ends in the window."""
+        at = self._places.at(draws.corners[:, 0], side)
+        shift = (draws.signs.long() * self._pixels)[:, :, None]
+        ends = (at.view(len(at), self._shape[0], -1) + shift).flatten(1)
+        return self.best[rows].scatter_(1, at, gathered(self._ends, rows, ends))
 
-    def take(self, rows: Tensor) -> Tensor:
+    def within(self, rows: Tensor, points: Tensor) -> Tensor:
         """All of them."""
-        self.best[rows] = self.asked[rows]
-        return rows
+        return torch.ones_like(rows, dtype=torch.bool)
 
-    def withdraw(self) -> None:
-        """Write the window's best pixels back."""
-        self.asked.scatter_(1, self._at, self.best.gather(1, self._at))
+    def take(self, rows: Tensor, points: Tensor) -> None:
+        """Nothing else hangs on the best points."""
+        self.best[rows] = points
+
+    def settle(self, refused: Tensor, taken: Tensor) -> None:
+        """Nothing is learnt from it."""
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but some."""
-        self.best, self.asked, self._ends = self.best[rows], self.asked[rows], self._ends[rows]
+        self.best, self._ends = self.best[rows], self._ends[rows]
 
 
 class _BumpMoves:
     """What L2 and L1 share: a move puts the budget of two windows into the first and adds a bump there."""
 
-    windows = 2
+    windows, kinds = 2, 1
     norm: str
 
     def __init__(self, x: Tensor, eps: float) -> None:
@@ -129,14 +148,13 @@ class _BumpMoves:
         self._x = x.flatten(1)
         self._lengths = self._x.new_zeros(len(x))
         self._bumps: dict[int, Tensor] = {}
-        self.best = self.asked = self._x
+        self.best = self._x
 
     def start(self, generators: ExampleGenerators) -> None:
         """A grid of bumps, as long as ``eps`` allows."""
         delta = tiles(generators, self._shape, self.norm).flatten(1).to(self._x)
         self.best = (self._x + self._shorten(delta)).clamp_(0, 1)
         self._shorten_rounded()
-        self.asked = self.best.clone()
 
     def _shorten(self, delta: Tensor) -> Tensor:
         raise NotImplementedError
@@ -157,29 +175,29 @@ class _BumpMoves:
         delta = points.double() - x.double()
         return row_sums(delta.abs()) if self.norm == "L1" else row_sums(delta.square()).sqrt()
 
-    def _bump(self, draws: Draws, move: int, side: int) -> Tensor:
-        """The bump of every row and channel, (n, C, side * side)."""
+    def _bump(self, draws: Draws, side: int) -> Tensor:
+        """The bump of every candidate and channel, (m, C, side * side)."""
         if side not in self._bumps:
             both = bumps(side, self.norm).flatten(1).to(self._x)
             self._bumps[side] = torch.stack([both, -both], 1).flatten(0, 1)
         # Rows of the table: upright, upright negative, turned, turned negative.
-        return self._bumps[side][2 * draws.turned[move][:, None] + draws.signs[move]]
+        return self._bumps[side][2 * draws.turned[:, None] + draws.signs]
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Those within the ball in spite of rounding."""
-        points = self.asked[rows]
-        lengths = self._measure(points, self._x[rows])
-        inside = lengths <= self._limit
-        if not bool(inside.all()):
-            rows, points, lengths = rows[inside], points[inside], lengths[inside]
+    def within(self, rows: Tensor, points: Tensor) -> Tensor:
+        """By their length in double precision."""
+        return self._measure(points, self._x[rows]) <= self._limit
+
+    def take(self, rows: Tensor, points: Tensor) -> None:
+        """Their lengths are needed for the next moves."""
         self.best[rows] = points
-        self._lengths[rows] = lengths.to(self._lengths)
-        return rows
+        self._lengths[rows] = self._measure(points, self._x[rows]).to(self._lengths)
+
+    def settle(self, refused: Tensor, taken: Tensor) -> None:
+        """Nothing is learnt from it."""
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but some."""
-        self.best, self.asked, self._x = self.best[rows], self.asked[rows], self._x[rows]
-        self._lengths = self._lengths[rows]
+        self.best, self._x, self._lengths = self.best[rows], self._x[rows], self._lengths[rows]
 
 
 class L2Moves(_BumpMoves):
@@ -192,64 +210,59 @@ class L2Moves(_BumpMoves):
     """
 
     norm = "L2"
+    kinds, ahead = 2, 2
 
     def start(self, generators: ExampleGenerators) -> None:
         """A grid of bumps, as long as ``eps`` allows."""
         super().start(generators)
         self._reach = self._x.new_full((len(self._x),), REACH)
-        self._taken = torch.zeros_like(self._lengths, dtype=torch.bool)
 
     def _shorten(self, delta: Tensor) -> Tensor:
         return delta * (self._eps / row_sums(delta.square()).sqrt().clamp_min_(TINY))[:, None]
 
-    def propose(self, draws: Draws, move: int, side: int) -> None:
-        """The paper's move first, then in turn."""
-        self._leaned = move % 2 == 1
-        self._taken = torch.zeros_like(self._lengths, dtype=torch.bool)
-        if self._leaned:
-            self._lean(draws, move, side)
-        else:
-            self._exchange(draws, move, side)
+    def propose(self, rows: Tensor, draws: Draws, side: int, kind: int, refused: Tensor) -> Tensor:
+        """The paper's move or ours."""
+        if kind == 0:
+            return self._exchange(rows, draws, side)
+        return self._lean(rows, draws, side, self._shrunk(self._reach[rows], refused))
 
-    def _exchange(self, draws: Draws, move: int, side: int) -> None:
+    def _exchange(self, rows: Tensor, draws: Draws, side: int) -> Tensor:
         """Set the second window back to ``x``; the first gets what both had and what was left of ``eps``."""
-        cells = (len(self._x), self._shape[0], side * side)
-        self._first, self._second = (self._places.at(corners, side) for corners in draws.corners[move])
-        x_first, x_second = self._x.gather(1, self._first), self._x.gather(1, self._second)
-        first = (self.asked.gather(1, self._first) - x_first).view(cells)
-        self.asked.scatter_(1, self._first, x_first)
-        second = (self.asked.gather(1, self._second) - x_second).view(cells)
-        self.asked.scatter_(1, self._second, x_second)
+        cells = (len(rows), self._shape[0], side * side)
+        at, emptied = (self._places.at(corners, side) for corners in draws.corners.T)
+        x_first, x_second = gathered(self._x, rows, at), gathered(self._x, rows, emptied)
+        asked = self.best[rows]
+        first = (asked.gather(1, at) - x_first).view(cells)
+        asked.scatter_(1, at, x_first)
+        second = (asked.gather(1, emptied) - x_second).view(cells)
+        asked.scatter_(1, emptied, x_second)
         held = row_sums(first.square())
-        slack = (self._eps**2 - self._lengths.square()).clamp_min_(0)[:, None] / self._shape[0]
+        slack = (self._eps**2 - self._lengths[rows].square()).clamp_min_(0)[:, None] / self._shape[0]
         budget = held + row_sums(second.square()) + slack
-        new = first.div_(held.sqrt().add_(TINY).unsqueeze(2)).add_(self._bump(draws, move, side))
+        new = first.div_(held.sqrt().add_(TINY).unsqueeze(2)).add_(self._bump(draws, side))
         new.mul_((budget.sqrt_() / row_sums(new.square()).sqrt_().add_(TINY)).unsqueeze(2))
-        self.asked.scatter_(1, self._first, new.flatten(1).add_(x_first).clamp_(0, 1))
+        return asked.scatter_(1, at, new.flatten(1).add_(x_first).clamp_(0, 1))
 
-    def _lean(self, draws: Draws, move: int, side: int) -> None:
+    def _lean(self, rows: Tensor, draws: Draws, side: int, reach: Tensor) -> Tensor:
         """Add a bump to the first window and shrink the whole to ``eps``."""
-        bump = self._bump(draws, move, side).flatten(1)
+        bump = self._bump(draws, side).flatten(1)
         # A bump has length 1 in every channel.
-        bump *= (self._reach * (self._eps / self._shape[0] ** 0.5))[:, None]
-        delta = (self.best - self._x).scatter_add_(1, self._places.at(draws.corners[move, 0], side), bump)
-        self.asked = self._shorten(delta).add_(self._x).clamp_(0, 1)
+        bump *= (reach * (self._eps / self._shape[0] ** 0.5))[:, None]
+        x = self._x[rows]
+        delta = (self.best[rows] - x).scatter_add_(1, self._places.at(draws.corners[:, 0], side), bump)
+        return self._shorten(delta).add_(x).clamp_(0, 1)
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Those within the ball in spite of rounding."""
-        rows = super().take(rows)
-        self._taken[rows] = True
-        return rows
+    @staticmethod
+    def _shrunk(reach: Tensor, refused: Tensor) -> Tensor:
+        """``reach`` after some refusals, one at a time: the last bits are those of asking one move at a time."""
+        for turn in range(int(refused.max())):
+            reach = (reach * torch.where(refused > turn, GROWTH ** (-1 / 4), 1.0)).clamp_(*REACHES)
+        return reach
 
-    def withdraw(self) -> None:
-        """Write the best pixels back."""
-        if self._leaned:
-            self._reach *= torch.where(self._taken, GROWTH, GROWTH ** (-1 / 4))
-            self._reach.clamp_(*REACHES)
-            self.asked.copy_(self.best)
-            return
-        for at in (self._first, self._second):
-            self.asked.scatter_(1, at, self.best.gather(1, at))
+    def settle(self, refused: Tensor, taken: Tensor) -> None:
+        """Shorter reaches after refusals, a longer one after a success."""
+        reach = self._shrunk(self._reach, refused[:, 1])
+        self._reach = (reach * torch.where(taken == 1, GROWTH, 1.0)).clamp_(*REACHES)
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but some."""
@@ -265,14 +278,13 @@ class L1Moves(_BumpMoves):
     beyond it; after a few of them, what is still too long is scaled down.
     """
 
-    norm = "L1"
+    norm, ahead = "L1", 3
 
     def start(self, generators: ExampleGenerators) -> None:
         """A grid of bumps, as long as ``eps`` allows."""
         super().start(generators)
         self._delta = self.best - self._x
         self._pixels = self._delta.count_nonzero(1)
-        self._wanted, self._size, self._part = (torch.empty_like(self._x) for _ in range(3))
 
     def _shorten(self, delta: Tensor) -> Tensor:
         room = torch.where(delta > 0, 1 - self._x, self._x)
@@ -283,34 +295,35 @@ class L1Moves(_BumpMoves):
             low, high = torch.where(long[:, None], middle, low), torch.where(long[:, None], high, middle)
         return torch.minimum((delta.abs() - high).clamp_min_(0), room).copysign_(delta)
 
-    def propose(self, draws: Draws, move: int, side: int) -> None:
+    def propose(self, rows: Tensor, draws: Draws, side: int, kind: int, refused: Tensor) -> Tensor:
         """Empty the second window; the first gets C times what both had; what is too much is taken from all pixels."""
-        wanted = self._wanted.copy_(self._delta)
+        wanted = self._delta[rows]
         cells = (len(wanted), self._shape[0], side * side)
-        at, emptied = (self._places.at(corners, side) for corners in draws.corners[move])
+        at, emptied = (self._places.at(corners, side) for corners in draws.corners.T)
         first = wanted.gather(1, at).view(cells)
         wanted.scatter_(1, at, 0.0)
         held = row_sums(first.abs())
         both = held + row_sums(wanted.gather(1, emptied).abs_().view(cells))
-        slack = (self._eps - self._lengths).clamp_min_(0)[:, None]
-        new = first.div_(held.add_(TINY).unsqueeze(2)).add_(self._bump(draws, move, side))
+        slack = (self._eps - self._lengths[rows]).clamp_min_(0)[:, None]
+        new = first.div_(held.add_(TINY).unsqueeze(2)).add_(self._bump(draws, side))
         new.mul_(((both * self._shape[0] + slack) / row_sums(new.abs()).add_(TINY)).unsqueeze(2))
         new = new.flatten(1)
         wanted.scatter_(1, emptied, 0.0).scatter_(1, at, new)
-        x = self._x.gather(1, at)
+        x = gathered(self._x, rows, at)
         room = torch.where(new > 0, 1 - x, x)
-        self._threshold(wanted, at, new.abs_(), room)
-        torch.add(self._x, self._part.copysign_(wanted), out=self.asked).clamp_(0, 1)
+        sizes = self._thresholded(wanted, at, new.abs_(), room, self._pixels[rows])
+        return sizes.copysign_(wanted).add_(self._x[rows]).clamp_(0, 1)
 
-    def _threshold(self, wanted: Tensor, at: Tensor, new: Tensor, room: Tensor) -> None:
-        """Write the sizes of ``wanted``, brought into the ball and the box, to ``_part``.
+    def _thresholded(self, wanted: Tensor, at: Tensor, new: Tensor, room: Tensor, pixels: Tensor) -> Tensor:
+        """The sizes of ``wanted``, brought into the ball and the box.
 
-        Outside the window ``at``, whose sizes are ``new``, the box holds already.
+        Outside the window ``at``, whose sizes are ``new``, the box holds already; ``pixels`` of a row were not zero.
         """
-        size, part = torch.abs(wanted, out=self._size), self._part
+        size = wanted.abs()
+        part = torch.empty_like(size)
         beyond = (new - room).clamp_min_(0)
         before = row_sums(size) - row_sums(beyond)
-        step = (before - self._eps).clamp_min_(0).div_(self._pixels + new.shape[1])
+        step = (before - self._eps).clamp_min_(0).div_(pixels + new.shape[1])
         threshold = step.clone()
         for turn in range(CHORDS + 1):
             torch.sub(size, threshold[:, None], out=part).clamp_min_(0)
@@ -321,23 +334,18 @@ class L1Moves(_BumpMoves):
             step = ((total - self._eps).clamp_min_(0) / slope).clamp_min_(0)
             threshold, before = threshold + step, total
         part.scatter_(1, at, torch.minimum(part.gather(1, at), room))
-        part.mul_((self._eps / total.clamp_min(self._eps))[:, None])
+        return part.mul_((self._eps / total.clamp_min(self._eps))[:, None])
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Those within the ball in spite of rounding."""
-        rows = super().take(rows)
-        delta = self.best[rows] - self._x[rows]
+    def take(self, rows: Tensor, points: Tensor) -> None:
+        """What was changed is needed for the next moves."""
+        super().take(rows, points)
+        delta = points - self._x[rows]
         self._delta[rows], self._pixels[rows] = delta, delta.count_nonzero(1)
-        return rows
-
-    def withdraw(self) -> None:
-        """Nothing: the next move writes all of ``asked``."""
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but some."""
         super().keep(rows)
         self._delta, self._pixels = self._delta[rows], self._pixels[rows]
-        self._wanted, self._size, self._part = (kept[: len(rows)] for kept in (self._wanted, self._size, self._part))
 
 
 MOVES: dict[str, type[LinfMoves] | type[L2Moves] | type[L1Moves]] = {"Linf": LinfMoves, "L2": L2Moves, "L1": L1Moves}

@@ -82,18 +82,30 @@ def tiles(generators: ExampleGenerators, shape: Sequence[int], norm: str) -> Ten
 
 @dataclass
 class Draws:
-    """Random choices of some rows for a number of moves in a row."""
+    """Random choices of some rows for a number of moves in a row, or of some pairs of a row and a move."""
 
     corners: Tensor
-    """Position in a flat plane of each window's upper left pixel: int64 (moves, windows, n)."""
+    """Position in a flat plane of each window's upper left pixel: int64 (moves, windows, n), or (pairs, windows)."""
     signs: Tensor
-    """Sign for each channel: bool (moves, n, C)."""
+    """Sign for each channel: bool (moves, n, C), or (pairs, C)."""
     turned: Tensor
-    """Whether the bump is turned: int64 (moves, n)."""
+    """Whether the bump is turned: int64 (moves, n), or (pairs,)."""
 
     def select(self, rows: Tensor) -> "Draws":
         """The draws of some rows."""
         return Draws(self.corners[:, :, rows], self.signs[:, rows], self.turned[:, rows])
+
+    def pairs(self, moves: Tensor, rows: Tensor) -> "Draws":
+        """The draws of ``rows`` for one of ``moves`` each, both int64 (pairs,)."""
+        return Draws(self.corners[moves, :, rows], self.signs[moves, rows], self.turned[moves, rows])
+
+    def put(self, rows: Tensor, others: "Draws") -> None:
+        """Take the draws of some rows from ``others``, which has those alone."""
+        self.corners[:, :, rows], self.signs[:, rows], self.turned[:, rows] = (
+            others.corners,
+            others.signs,
+            others.turned,
+        )
 
 
 def draw(
