@@ -36,7 +36,8 @@ def input_gradient(loss: Tensor, x: Tensor, *, wanted: Tensor | None = None, ret
     if not loss.requires_grad:
         return torch.zeros_like(x)
     # Weights given as ``grad_outputs`` would make torch import a computer algebra system, a second in every process.
-    total = (loss if wanted is None else loss * wanted).sum()
+    with torch.enable_grad():
+        total = (loss if wanted is None else loss * wanted).sum()
     (grad,) = torch.autograd.grad(total, x, retain_graph=retain_graph, allow_unused=True)
     return torch.zeros_like(x) if grad is None else grad
 
