@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from harness.worker.handle import ModelWorker
 from harness.worker.loading import LoadError, load
-from harness.worker.optimise import MICRO_BATCH, Network, OutputError, empty_logits, optimise
+from harness.worker.network import MICRO_BATCH, Network, OutputError, empty_logits
+from harness.worker.optimise import optimise
 from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions
 from harness.worker.variants import Variants
 from harness.worker.weights import frozen

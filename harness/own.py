@@ -20,7 +20,7 @@ from harness.errors import InputError
 from harness.executors.holder import Holder
 from harness.models import ModelWorker, WorkerOptions
 from harness.worker.in_process import LocalWorker
-from harness.worker.optimise import describe_output, precision_hint
+from harness.worker.network import describe_output, precision_hint
 from harness.worker.serve import state_hash
 from harness.worker.weights import one_line
 

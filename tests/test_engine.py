@@ -18,7 +18,7 @@ from harness.engine.shard import run_shard
 from harness.models import WorkerOptions
 from harness.plan import Work
 from harness.records import Identity, Shard, Status, Task, ThreatModel
-from harness.worker.optimise import Network
+from harness.worker.network import Network
 from harness.worker.serve import state_hash
 
 EPS = 8 / 255

@@ -7,7 +7,7 @@ from torch import nn
 from harness.models import Description, WorkerError
 from harness.submission import create, read
 from harness.trial import BATTERY, FaultError, Trial, images
-from harness.worker.optimise import Network, OutputError
+from harness.worker.network import Network, OutputError
 from harness.worker.serve import state_hash
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.worker.optimise import Network, OutputError, optimise
+from harness.worker.network import Network, OutputError
+from harness.worker.optimise import optimise
 
 SHAPE = (3, 8, 8)
 

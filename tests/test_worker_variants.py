@@ -272,7 +272,7 @@ def test_forward_mode_that_is_missing_is_said_so(tmp_path, small) -> None:
 def test_reentrant_checkpoints_give_their_gradient(small) -> None:
     from torch.utils.checkpoint import checkpoint
 
-    from harness.worker.optimise import pull_back
+    from harness.worker.network import pull_back
 
     net, weights = Base().requires_grad_(False), torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
     leaf = small.clone().requires_grad_()

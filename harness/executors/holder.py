@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.engine.outcome import Settings
 from harness.models import Description, ModelWorker, WorkerError, WorkerOptions
-from harness.worker.optimise import MICRO_BATCH
+from harness.worker.network import MICRO_BATCH
 
 PROBE_BATCH = 32
 """Images of each of the two batches that the estimate of the time left starts from."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from harness.worker.digest import digest, places, sizes_of, tensor_bytes
-from harness.worker.optimise import Network, pull_back
+from harness.worker.network import Network, pull_back
 from harness.worker.trace import trace
 
 CHILDREN = 300

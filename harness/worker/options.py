@@ -36,7 +36,7 @@ class WorkerOptions:
     optimise: bool = True
     """Whether to use faster layouts and fold BatchNorm, where that leaves logits and gradients as they were."""
     micro_batch: int | None = None
-    """Rows the network sees at once, whatever the size of the request; None: ``optimise.MICRO_BATCH`` of the device."""
+    """Rows the network sees at once, whatever the size of the request; None: ``network.MICRO_BATCH`` of the device."""
     image_shape: tuple[int, int, int] = (3, 32, 32)
     """(C, H, W) of the images that optimisations are tried on."""
 

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from harness.worker.channel import Arena, ChannelError, receive, send
 from harness.worker.inspection import INSPECTIONS, directional
 from harness.worker.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
-from harness.worker.optimise import MICRO_BATCH, Network, OutputError, optimise, pull_back
+from harness.worker.network import MICRO_BATCH, Network, OutputError, pull_back
+from harness.worker.optimise import optimise
 from harness.worker.variants import Variants
 from harness.worker.weights import frozen
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from harness.worker.optimise import Network, pull_back
+from harness.worker.network import Network, pull_back
 
 LISTED = 60
 """Entries of a list, at most."""

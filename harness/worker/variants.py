@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.worker.loading import LoadError
-from harness.worker.optimise import Network, OutputError, _batches, describe_output, equal_sizes
+from harness.worker.network import Network, OutputError, describe_output
+from harness.worker.optimise import equal_sizes, probe_batches
 from harness.worker.straight_through import StraightThrough
 from harness.worker.weights import frozen, one_line
 
@@ -216,7 +217,7 @@ class Variants:
         return Network(module, micro_batch=self.base.micro_batch, device=str(self.base.device))
 
     def _sample(self) -> Tensor:
-        return torch.cat(_batches(self.shape, max(2, self.base.micro_batch // 2), self.base.device))
+        return torch.cat(probe_batches(self.shape, max(2, self.base.micro_batch // 2), self.base.device))
 
     def _make_plain(self, spec: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
         module = self.plain()
