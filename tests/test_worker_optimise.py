@@ -122,7 +122,7 @@ def test_only_sizes_that_give_the_same_bits_are_used(odd, refuses) -> None:
     network, found = prepared(BySize(odd, refuses), micro_batch=16)
     assert odd not in network.sizes and len(network.sizes) > 1
     others = sorted(size for size in network.sizes if size != 16)
-    assert found[-1] == "also=" + "/".join(str(size) for size in others)
+    assert found[-1] == "also_micro_batch=" + "/".join(str(size) for size in others)
     network.module.seen.clear()
     x = torch.rand(43, *SHAPE)
     whole = logits_and_gradient(network, x)

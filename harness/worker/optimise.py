@@ -223,5 +223,5 @@ def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) ->
     with contextlib.suppress(Exception):
         network.sizes = equal_sizes(network, shape)
         others = sorted({*network.sizes} - {network.micro_batch})
-        done += [f"also={'/'.join(map(str, others))}"] if others else []
+        done += [f"also_micro_batch={'/'.join(map(str, others))}"] if others else []
     return tuple(done)
