@@ -21,7 +21,7 @@ GRADIENT_TOLERANCE = 1e-3
 GRADIENT_SHARE = 0.9
 """Share of the images that must hold it: an activation that rounds to the other side of a kink moves one image's."""
 LARGE = 0.5
-"""Seconds for two micro-batches from which on other sizes than the half gain little: loading would take longer."""
+"""Processor seconds for two micro-batches from which on only the half is tried: the other sizes gain little."""
 
 
 Answers = list[tuple[Tensor, Tensor]]
@@ -63,9 +63,9 @@ def equal_sizes(network: Network, shape: Sequence[int]) -> tuple[int, ...]:
     own = network.micro_batch
     images = [torch.cat(probe_batches(shape, own, network.device))]
     sizes = {own}
-    began = time.monotonic()
+    began = time.process_time()
     expected = _answers(network, images)
-    large = time.monotonic() - began > LARGE
+    large = time.process_time() - began > LARGE
     tried = [own // 2] if large else [own * quarters // 4 for quarters in (1, 2, 3, 5, 6, 7, 8)]
     most = 2 * own if own >= MICRO_BATCH.get(network.device.type, own) else own
     for size in tried:
