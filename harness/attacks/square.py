@@ -13,7 +13,7 @@ from harness.attacks.losses import margin
 from harness.attacks.randomness import ExampleGenerators
 from harness.attacks.square_moves import MOVES, Moves
 from harness.attacks.square_shapes import sides
-from harness.attacks.square_tray import Rows, Tray
+from harness.attacks.square_tray import Rows, Tray, tensor
 from harness.errors import UserError
 
 NORMS = tuple(MOVES)
@@ -97,7 +97,7 @@ def _search(
     tray = Tray(moves, plan, x.shape[1:], x.device, len(x))
     who, asked = np.arange(len(x)), moves.best.clone()
     while len(who):
-        images, labels = asked.view(shape), y[torch.from_numpy(who).to(y.device)]
+        images, labels = asked.view(shape), y[tensor(who, x.device)]
         logits = ask(model, images, batch_size)
         gone = reveal(model, images, logits, labels, batch_size).cpu().numpy()
         losses = _losses(logits, labels).cpu().numpy()
@@ -105,11 +105,11 @@ def _search(
         winners = np.flatnonzero(first < len(who))
         if len(winners):
             chosen = first[winners]
-            moves.take(torch.from_numpy(winners).to(x.device), asked[torch.from_numpy(chosen).to(x.device)])
+            moves.take(tensor(winners, x.device), asked[tensor(chosen, x.device)])
             highest[winners] = losses[chosen]
         tray.decide(first)
         if len(winners) and gone[chosen].any():
-            out = torch.from_numpy(winners[gone[chosen]]).to(x.device)
+            out = tensor(winners[gone[chosen]], x.device)
             left, kept = rows[out], torch.ones_like(rows, dtype=torch.bool)
             kept[out] = False
             points[left], fooled[left] = moves.best[out].view(shape), True
@@ -128,8 +128,8 @@ def _first_better(moves: Moves, who: Rows, asked: Tensor, better: NDArray[np.boo
     first = np.full(len(moves.best), len(who))
     taken = np.flatnonzero(better)
     if len(taken):
-        at = torch.from_numpy(taken).to(asked.device)
-        taken = taken[moves.within(torch.from_numpy(who[taken]).to(asked.device), asked[at]).cpu().numpy()]
+        at = tensor(taken, asked.device)
+        taken = taken[moves.within(tensor(who[taken], asked.device), asked[at]).cpu().numpy()]
         np.minimum.at(first, who[taken], taken)
     return first
 

@@ -96,7 +96,12 @@ class Tray:
         self._block[need] = block[need]
 
     def _tensor(self, values: Rows) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return tensor(values, self._device)
+
+
+def tensor(values: Rows, device: torch.device) -> Tensor:
+    """``values`` as a tensor there."""
+    return torch.from_numpy(values).to(device)
 
 
 def _turns(begun: Rows, ended: Rows, kinds: int, kind: int) -> Rows:
