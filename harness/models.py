@@ -13,6 +13,7 @@ from harness.worker.optimise import optimise
 from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions
 from harness.worker.variants import Variants
 from harness.worker.weights import frozen
+from harness.worker.windows import Windows
 
 __all__ = ["KINDS", "Description", "LocalModel", "ModelWorker", "RemoteModel", "WorkerError", "WorkerOptions"]
 
@@ -40,6 +41,10 @@ class Answering(Protocol):
 
     def forward(self, x: Tensor, *, grad: bool = False, variant: int = 0) -> tuple[Tensor, int]:
         """Logits, and a token for the gradient."""
+        ...
+
+    def near(self, x: Tensor, numbers: list[int], placed: list[int], images: Tensor, *, variant: int = 0) -> Tensor:
+        """Logits of images near known ones."""
         ...
 
     def variant(self, **spec: object) -> int:
@@ -157,6 +162,13 @@ class RemoteModel(nn.Module):
             return self.worker.forward(x, grad=grad)
         return self.worker.forward(x, grad=grad, variant=self.number)
 
+    def near(self, x: Tensor, numbers: list[int], placed: list[int], images: Tensor) -> Tensor:
+        """As ``ModelWorker.near``, of this form of the network."""
+        logits = self.worker.near(x, numbers, placed, images, variant=self.number)
+        if self.on_forward is not None:
+            self.on_forward(x.detach())
+        return logits
+
     def _exact(self, x: Tensor) -> Tensor:
         logits, _ = self.worker.forward(x)
         if self.on_forward is not None:
@@ -198,6 +210,7 @@ class LocalModel(nn.Module):
         self.network = Network(module, micro_batch=options.micro_batch or MICRO_BATCH[kind], device=options.device)
         self.optimisations = optimise(self.network, options.image_shape, enabled=options.optimise)
         self._forms = Variants(self.network, options.image_shape)
+        self._windows: Windows | None = None
         self.about: dict[str, Any] = {}
         """What is worth knowing about a variant, as in ``ModelWorker.about``."""
         self.nonfinite_gradients = 0
@@ -222,6 +235,18 @@ class LocalModel(nn.Module):
         other = LocalModel(nn.Identity(), WorkerOptions(optimise=False))
         other.network, other._forms, other.about = self._forms.get(number), self._forms, about
         return other
+
+    def near(self, x: Tensor, numbers: list[int], placed: list[int], images: Tensor) -> Tensor:
+        """As ``ModelWorker.near``."""
+        self._windows = self._windows or Windows(self.network)
+        self._windows.place(placed, images)
+        try:
+            logits = self._windows.ask(x, numbers)
+        except OutputError as error:
+            raise WorkerError("contract", str(error)) from error
+        if self.on_forward is not None:
+            self.on_forward(x.detach())
+        return logits
 
     def _counted(self, x: Tensor) -> Tensor:
         """``x``, whose gradient is looked at as it comes by."""

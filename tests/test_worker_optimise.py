@@ -140,9 +140,9 @@ def test_a_network_whose_batches_were_made_small_is_not_tried_with_larger_ones()
 
 def test_little_is_filled_up() -> None:
     network = Network(Net().eval(), micro_batch=16)
-    assert network._cuts(33) == [16, 16, 16]
+    assert network.cuts(33) == [16, 16, 16]
     network.sizes = (32, 16, 8)
-    assert [network._cuts(rows) for rows in (1, 8, 13, 17, 32, 75)] == [
+    assert [network.cuts(rows) for rows in (1, 8, 13, 17, 32, 75)] == [
         [8], [8], [16], [16, 8], [32], [32, 32, 16],
     ]  # fmt: skip
 

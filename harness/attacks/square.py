@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.attacks.asking import ask, reveal
+from harness.attacks.asking import Nearby, ask, reveal
 from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
 from harness.attacks.losses import margin
 from harness.attacks.randomness import ExampleGenerators
@@ -94,11 +94,14 @@ def _search(
     highest = values.cpu().numpy().copy()
     shape = (-1, *x.shape[1:])
     moves.start(generators)
+    nearby = Nearby(model, batch_size, local=moves.local)
+    names = np.arange(len(x))
     tray = Tray(moves, plan, x.shape[1:], x.device, len(x))
-    who, asked = np.arange(len(x)), moves.best.clone()
+    who, asked = names, moves.best.clone()
+    nearby.place(names.tolist(), moves.best.view(shape))
     while len(who):
         images, labels = asked.view(shape), y[tensor(who, x.device)]
-        logits = ask(model, images, batch_size)
+        logits = nearby.ask(images, names[who].tolist())
         gone = reveal(model, images, logits, labels, batch_size).cpu().numpy()
         losses = _losses(logits, labels).cpu().numpy()
         first = _first_better(moves, who, asked, gone | (losses > highest[who]))
@@ -107,6 +110,7 @@ def _search(
             chosen = first[winners]
             moves.take(tensor(winners, x.device), asked[tensor(chosen, x.device)])
             highest[winners] = losses[chosen]
+            nearby.place(names[winners].tolist(), images[tensor(chosen, x.device)])
         tray.decide(first)
         if len(winners) and gone[chosen].any():
             out = tensor(winners[gone[chosen]], x.device)
@@ -116,6 +120,7 @@ def _search(
             values[left] = torch.from_numpy(highest).to(x.device)[out]
             stay = kept.nonzero().squeeze(1)
             rows, y, highest = rows[stay], y[stay], highest[stay.cpu().numpy()]
+            names = names[stay.cpu().numpy()]
             moves.keep(stay)
             tray.keep(stay)
         who, asked = tray.propose(generators.select(rows))

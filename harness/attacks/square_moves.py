@@ -35,6 +35,8 @@ class Moves(Protocol):
 
     One move in twenty is taken in Linf and L1, one in ten in L2.
     """
+    local: bool
+    """Whether a candidate differs from the best point in one window alone."""
     best: Tensor
     """The best point of every row so far."""
 
@@ -95,7 +97,7 @@ class Windows:
 class LinfMoves:
     """Every pixel is at one end of what ``eps`` and [0, 1] leave it; a move brings a window's channels to one end."""
 
-    windows, kinds, ahead = 1, 1, 3
+    windows, kinds, ahead, local = 1, 1, 6, True
 
     def __init__(self, x: Tensor, eps: float) -> None:
         self._shape = x.shape[1:]
@@ -138,7 +140,7 @@ class LinfMoves:
 class _BumpMoves:
     """What L2 and L1 share: a move puts the budget of two windows into the first and adds a bump there."""
 
-    windows, kinds = 2, 1
+    windows, kinds, local = 2, 1, False
     norm: str
 
     def __init__(self, x: Tensor, eps: float) -> None:

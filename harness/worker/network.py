@@ -55,7 +55,10 @@ class Network(nn.Module):
         self.module = module.to(device)
         self.micro_batch = micro_batch
         self.sizes: tuple[int, ...] = (micro_batch,)
-        """Sizes of micro-batches that give the same bits, the largest first."""
+        """Sizes of micro-batches that give the same bits, the largest first.
+
+        More than one only of a network that answers a question twice the same, and every row by itself.
+        """
         self.device = torch.device(device)
         self.layout = torch.contiguous_format
 
@@ -66,18 +69,23 @@ class Network(nn.Module):
             filler = part.detach()[torch.arange(rows, size, device=part.device) % rows]
             part = torch.cat([part, filler])
         # A copy in the right layout; the network may change it in place without touching the caller's images.
+        return self.run(part.clone(memory_format=self.layout))[:rows]
+
+    def run(self, images: Tensor) -> Tensor:
+        """What the network's own code says of one micro-batch, in its own precision; ``OutputError`` as always."""
         try:
-            logits: object = self.module(part.clone(memory_format=self.layout))
+            logits: object = self.module(images)
         except RuntimeError as error:
             hint = precision_hint(self.module, error)
             if not hint:
                 raise
             raise OutputError(hint) from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != size or not logits.is_floating_point():
-            raise OutputError(f"expected float logits (N, K), got {describe_output(logits)} for a batch of {size}")
-        return logits[:rows]
+        n = len(images)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != n or not logits.is_floating_point():
+            raise OutputError(f"expected float logits (N, K), got {describe_output(logits)} for a batch of {n}")
+        return logits
 
-    def _cuts(self, rows: int) -> list[int]:
+    def cuts(self, rows: int) -> list[int]:
         """Sizes of the micro-batches for a request, large ones first, only the last one to be filled up."""
         cuts = []
         rows += -rows % self.sizes[-1]
@@ -90,7 +98,7 @@ class Network(nn.Module):
         """Logits of ``x``; differentiable. ``OutputError`` when the network returns anything but (N, K) floats."""
         if len(x) == 0:
             return empty_logits(x, self(x.new_zeros((1, *x.shape[1:]))).shape[1])
-        cuts = self._cuts(len(x))
+        cuts = self.cuts(len(x))
         rows = [*cuts[:-1], len(x) - sum(cuts[:-1])]
         parts = x.to(self.device).split(rows)  # type: ignore[no-untyped-call]
         logits = torch.cat([self._ask(part, size) for part, size in zip(parts, cuts, strict=True)])

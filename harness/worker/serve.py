@@ -31,6 +31,7 @@ from harness.worker.network import MICRO_BATCH, Network, OutputError, pull_back
 from harness.worker.optimise import optimise
 from harness.worker.variants import Variants
 from harness.worker.weights import frozen
+from harness.worker.windows import Windows
 
 PR_SET_PDEATHSIG = 1
 SLACK = 256 << 20
@@ -123,6 +124,7 @@ class Answerer:
         self.network: Network | None = None
         self.variants: Variants | None = None
         self.graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.windows: dict[int, Windows] = {}
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to one message; exceptions of the submission's code pass through."""
@@ -149,6 +151,8 @@ class Answerer:
         if operation == "forward":
             network = self._forms().get(message["variant"])
             return self._forward(network, message["token"], message["shape"], message["row"], grad=message["grad"])
+        if operation == "near":
+            return self._near(message)
         return self._vjp(message["token"])
 
     def build(self) -> nn.Module:
@@ -168,6 +172,7 @@ class Answerer:
         self.network = Network(module, micro_batch=micro_batch, device=device)
         done = optimise(self.network, message["shape"], enabled=message["optimise"])
         self.variants = Variants(self.network, message["shape"], self.build)
+        self.windows.clear()
         _trim()
         seed_all(0)
         return {
@@ -198,6 +203,20 @@ class Answerer:
                 self.arena.tensor(logits.shape).copy_(logits)
         if grad:
             self.graphs[token] = (x, logits)
+        return {"shape": list(logits.shape)}
+
+    def _near(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Known images come first in the arena, then those that are asked about."""
+        variant, placed = message["variant"], message["placed"]
+        if variant not in self.windows:
+            self.windows[variant] = Windows(self._forms().get(variant))
+        windows = self.windows[variant]
+        images = self.arena.tensor(message["shape"]).clone()
+        windows.place(placed, images[: len(placed)])
+        logits = windows.ask(images[len(placed) :], message["numbers"])
+        if logits.shape[1] > message["row"]:
+            raise OutputError(f"expected at most {message['row']} classes, got {logits.shape[1]}")
+        self.arena.tensor(logits.shape).copy_(logits)
         return {"shape": list(logits.shape)}
 
     def _vjp(self, token: int) -> dict[str, Any]:

@@ -1,0 +1,221 @@
+"""Asks a network about images that differ from known ones in a small window, where that is faster and changes no bit.
+
+The known images' activations are kept (see ``harness.worker.partial``). Whether windows of a side are used for a number
+of images is found out when they first come: the answers must be those of a full pass, bit by bit, and faster to get. A
+kernel is chosen by the shapes it gets, so what is equal there is equal later; now and then it is looked at again.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harness.worker.network import MICRO_BATCH, Network
+from harness.worker.partial import Area, Known, Pass, StaleError, UnsuitedError, cut
+
+MEMORY = 256 << 20
+"""Bytes of activations kept; images for which there is no room left are asked about as always."""
+GAIN = 0.9
+"""Windows are used when they take at most this part of a full pass's time."""
+AGAIN = 512
+"""Every so many micro-batches of windows, one is compared with a full pass once more."""
+TRIES = 16
+"""Times that activations which turn out to be needed are taken down before a network is given up."""
+STEP, MOST = 8, 128
+"""Sizes of micro-batches are multiples of the one and at most the other: a window takes little memory."""
+
+Numbers = NDArray[np.int64]
+
+
+class Windows:
+    """Known images by number, and questions about images near them."""
+
+    def __init__(self, network: Network) -> None:
+        """Nothing is known yet.
+
+        Only a network on a CPU is asked in windows, and one whose bits do not hang on the size of the batch: what draws
+        random numbers, or looks at all rows, is asked as always.
+        """
+        self._network = network
+        self.broken = network.device.type != "cpu" or len(network.sizes) == 1
+        """Whether all is asked as always."""
+        self.used = 0
+        """Micro-batches answered from windows."""
+        self._most = MOST if network.micro_batch >= MICRO_BATCH["cpu"] else network.micro_batch
+        self._equal: set[tuple[int, int]] = set()
+        """Sides of windows and sizes of micro-batches that were seen to give the bits of a full pass."""
+        self._worth: dict[tuple[int, int], bool] = {}
+        """Whether windows of a side are used in micro-batches of a size."""
+        self._forget(np.empty((0, 0, 0, 0), np.float32))
+
+    def _forget(self, images: NDArray[np.float32]) -> None:
+        """Known images are ``images`` (A, C, H, W), whose activations are not there yet."""
+        self._images = images
+        self._fresh = np.zeros(len(images), dtype=np.bool_)
+        """Whose activations are there."""
+        self._room = len(images)
+        """Known images whose activations fit, as far as it was seen."""
+        self._known = Known(self._network.layout)
+        self._last: list[tuple[NDArray[np.float32], Numbers, Pass]] = []
+        """The micro-batches of windows just asked about: images, the known ones near them, and what was found."""
+
+    def place(self, numbers: list[int], images: Tensor) -> None:
+        """From now on the known images with these numbers are ``images`` (n, C, H, W)."""
+        if self.broken or not numbers:
+            return
+        count, same = max(numbers) + 1, self._images.shape[1:] == images.shape[1:]
+        if count > len(self._images) or not same:
+            grown = np.zeros((count, *images.shape[1:]), np.float32)
+            if same:
+                grown[: len(self._images)] = self._images
+            self._forget(grown)
+        pixels, these = images.cpu().numpy(), np.asarray(numbers)
+        self._fresh[these] &= self._follow(these, pixels)
+        self._images[these] = pixels
+
+    def _follow(self, numbers: Numbers, images: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Known images that move to ones just asked about get the activations from there; which of them did."""
+        followed = np.zeros(len(numbers), dtype=np.bool_)
+        for asked, anchors, work in self._last:
+            found = {
+                at: row
+                for at, number in enumerate(numbers.tolist())
+                for row in np.flatnonzero(anchors == number)
+                if not followed[at] and np.array_equal(asked[row], images[at])
+            }
+            if found:
+                moved = np.array(list(found))
+                self._known.follow(work, numbers[moved], np.array(list(found.values())))
+                followed[moved] = True
+        self._last.clear()
+        return followed
+
+    @torch.no_grad()
+    def ask(self, x: Tensor, numbers: list[int]) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W), each near the known one of that number; no graph is made."""
+        self._last.clear()
+        anchors = np.asarray(numbers)
+        rows = np.flatnonzero(anchors < self._room)
+        if self.broken or not len(rows):
+            return self._whole(x)
+        pixels = x.cpu().numpy()
+        if len(rows) < len(x):
+            near = self._near(pixels[rows], anchors[rows])
+            far = self._whole(x[torch.from_numpy(np.flatnonzero(anchors >= self._room)).to(x.device)])
+            logits = far.new_empty(len(x), far.shape[1])
+            logits[rows], logits[np.flatnonzero(anchors >= self._room)] = near.to(x.device), far
+            return logits
+        return self._near(pixels, anchors).to(x.device)
+
+    def _near(self, images: NDArray[np.float32], anchors: Numbers) -> Tensor:
+        """Logits of images (N, C, H, W), all of whose known ones have room."""
+        corners, sides = _boxes(images, self._images[anchors])
+        height, width = images.shape[2:]
+        logits = []
+        for start in range(0, len(images), self._most):
+            part = slice(start, start + self._most)
+            side = int(min(max(1, sides[part].max()), height, width))
+            area = Area(np.minimum(corners[:, part], [[height - side], [width - side]]), side)
+            logits.append(self._micro_batch(images[part], anchors[part], area))
+        return torch.cat(logits)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._network(x)
+        return logits
+
+    def _micro_batch(self, images: NDArray[np.float32], anchors: Numbers, area: Area) -> Tensor:
+        """Logits of at most ``MOST`` images (N, C, H, W)."""
+        x, size = torch.from_numpy(images), -(-len(images) // STEP) * STEP
+        kind = (area.side, size)
+        if self.broken or not self._may_pay(*kind):
+            return self._whole(x)
+        try:
+            self._take_down(np.unique(anchors[~self._fresh[anchors]]))
+            if anchors.max() >= self._room:
+                return self._whole(x)
+            found, work = self._run(images, anchors, area, size)
+            self.used += 1
+            if kind not in self._equal or self.used % AGAIN == 0:
+                return self._compare(found, work, images, anchors, area, size)
+        except Exception:
+            # Whatever it is that the network cannot do with windows, it can be asked as always.
+            self.broken = True
+            return self._whole(x)
+        self._last.append((images, anchors, work))
+        return found
+
+    def _may_pay(self, side: int, size: int) -> bool:
+        """Whether windows are not known to take too long: smaller ones, and more at once, pay all the more."""
+        return not any(side >= other and size <= than for (other, than), pays in self._worth.items() if not pays)
+
+    def _compare(
+        self, found: Tensor, work: Pass, images: NDArray[np.float32], anchors: Numbers, area: Area, size: int
+    ) -> Tensor:
+        """Logits of a full pass; finds out whether windows give the same bits and, the first time, in less time."""
+        x, kind = torch.from_numpy(images), (area.side, size)
+        expected = self._whole(x)
+        if not torch.equal(found, expected):
+            if kind in self._equal:
+                self.broken = True
+            self._worth[kind] = False
+            return expected
+        self._equal.add(kind)
+        if not any(area.side <= other and size >= than for (other, than), pays in self._worth.items() if pays):
+            full, windows = (
+                min(_seconds(ask) for _ in range(2))
+                for ask in (lambda: self._whole(x), lambda: self._run(images, anchors, area, size))
+            )
+            self._worth[kind] = work.slid > 0 and windows <= GAIN * full
+        return expected
+
+    def _run(self, images: NDArray[np.float32], anchors: Numbers, area: Area, size: int) -> tuple[Tensor, Pass]:
+        """Logits from windows, and what was found on the way; filled up to ``size`` with rows of the same question."""
+        rows = np.arange(size) % len(images)
+        area = Area(area.corners[:, rows], area.side)
+        pixels = torch.from_numpy(images).permute(0, 2, 3, 1).contiguous()
+        entry = cut(pixels, rows, area).permute(0, 3, 1, 2)
+        for _ in range(TRIES):
+            work = Pass(self._known, anchors[rows])
+            with contextlib.suppress(StaleError):
+                logits = self._network.run(work.enter(entry, area, images.shape[2:]))
+                return logits[: len(images)].float(), work
+            self._take_down(np.unique(anchors))
+        raise UnsuitedError("activations that are needed were never there")
+
+    def _take_down(self, numbers: Numbers) -> None:
+        """Keep the activations of some known images, of those for which there is room."""
+        start = 0
+        for size in self._network.cuts(len(numbers)):
+            part = numbers[start : start + size]
+            start += size
+            images = torch.from_numpy(self._images[part[np.arange(size) % len(part)]])
+            work = Pass(self._known)
+            images = images.contiguous(memory_format=self._network.layout)
+            self._network.run(work.enter(images, Area(np.empty((2, 0), np.int64), 1), images.shape[2:]))
+            self._room = min(self._room, MEMORY // max(1, work.bytes_per_image()))
+            kept = np.flatnonzero(part < self._room)
+            self._known.keep(work, part[kept], kept, self._room)
+            self._fresh[part[kept]] = True
+
+
+def _seconds(ask: Callable[[], object]) -> float:
+    """Processor time that it takes."""
+    began = time.process_time()
+    ask()
+    return time.process_time() - began
+
+
+def _boxes(images: NDArray[np.float32], known: NDArray[np.float32]) -> tuple[Numbers, Numbers]:
+    """Upper left corners (2, N) and larger sides (N,) of what differs between images (N, C, H, W)."""
+    off = (images != known).any(1)
+    first, length = [], []
+    for lines in (off.any(2), off.any(1)):
+        start = lines.argmax(1)
+        last = lines.shape[1] - 1 - lines[:, ::-1].argmax(1)
+        first.append(start)
+        length.append(np.where(lines.any(1), last - start + 1, 0))
+    return np.stack(first), np.maximum(*length)
