@@ -38,6 +38,10 @@ def ask(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
         return _joined([answer(model, x[part]) for part in batches(len(x), batch_size)])
 
 
+WIDER = 4
+"""Images near known ones take a part of the memory of others: so many times as many are asked about at once."""
+
+
 class Nearby:
     """Asks about images that differ from some points in a few pixels, which a model may answer faster for that.
 
@@ -62,7 +66,7 @@ class Nearby:
         if self._near is None:
             return ask(self._model, x, self._batch_size)
         found = []
-        for part in batches(len(x), self._batch_size):
+        for part in batches(len(x), self._batch_size and WIDER * self._batch_size):
             placed = list(self._placed)
             images = torch.stack(list(self._placed.values())) if placed else x[:0]
             found.append(self._near(x[part], list(numbers[part]), placed, images).to(x.dtype))
