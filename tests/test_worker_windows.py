@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from harness.attacks.square import square
 from harness.models import LocalModel, RemoteModel
 from harness.worker import windows as module
+from harness.worker.areas import Area, cut, lay
 from harness.worker.in_process import LocalWorker
 from harness.worker.network import Network
 from harness.worker.optimise import optimise
-from harness.worker.partial import Area, cut, lay
 from harness.worker.weights import frozen
 from harness.worker.windows import Windows
 from submissions.architectures import slim_resnet
@@ -51,6 +51,23 @@ class Residual(nn.Module):
         return self.head(F.leaky_relu(out, 0.1).mean((2, 3)))
 
 
+class Gated(nn.Module):
+    """Channels weighed by their means, an operation in place on a view, and one given by position."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.gate, self.third, self.head = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.first(2 * x - 1), True)
+        x = self.second(x) + x
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), True)))
+        x = self.third(x)
+        x.flatten(1).mul_(0.5)
+        return self.head(x.sum((2, 3)))
+
+
 def stack(*layers, features, classes=10):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
 
@@ -61,6 +78,7 @@ NETWORKS = {
     "upsampled": lambda: slim_resnet.build(upsample=2, width=4),
     "bilinear": lambda: slim_resnet.build(upsample=2, width=4, upsample_mode="bilinear"),
     "preactivation": lambda: Residual(2),
+    "gated": Gated,
     "stride_3": lambda: Residual(3),
     "pools": lambda: stack(
         nn.Conv2d(3, 8, 5, padding=2), nn.MaxPool2d(2), nn.SiLU(inplace=True), nn.Conv2d(8, 8, 3, padding="same"),

@@ -1,8 +1,9 @@
 """Tensors of which only a window is held, for images that differ from a known one in a small window.
 
 A convolution passes a change on to its surroundings alone, so up to some depth most activations are those of the known
-image. The network's own code runs as always, on tensors that hold a window of an activation; an operation that this
-module does not know gets the whole activation, put together from the known one and the window.
+image. The network's own code runs as always, on tensors that hold a window of an activation
+(``harness.worker.partial_rules`` says by which operations); an operation that is not known there gets the whole
+activation, put together from the known one and the window.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-SHARE = 0.5
-"""Largest part of a map that a window may cover; from there on the whole map is computed."""
+from harness.worker.areas import Area, array_of, cut, lay, windows_of
+
+Rules = Mapping[Any, Callable[..., Any]]
+"""What is done on windows, by the function that a network calls; ``NotImplemented`` for a case that is not known."""
 
 
 class UnsuitedError(Exception):
@@ -30,16 +32,6 @@ class UnsuitedError(Exception):
 
 class StaleError(Exception):
     """A window needs the surroundings of an activation that is not there, or not that of its known image any more."""
-
-
-class Area(NamedTuple):
-    """Square windows, one per row of a batch: their upper left corners (2, M), down and across, and their side.
-
-    While activations of known images are taken down there are no corners, only a side.
-    """
-
-    corners: NDArray[np.int64]
-    side: int
 
 
 @dataclass
@@ -61,8 +53,8 @@ class _Map:
 class Known:
     """The activations of known images, as far as windows reach, by what makes them."""
 
-    def __init__(self, layout: torch.memory_format) -> None:
-        self.layout = layout
+    def __init__(self, layout: torch.memory_format, rules: Rules) -> None:
+        self.layout, self.rules = layout, rules
         self._numbers: dict[tuple[object, ...], int] = {}
         self._maps: dict[int, _Map] = {}
         self._wanted: dict[int, int] = {}
@@ -131,8 +123,8 @@ class Known:
                 known.fresh[numbers] = known.complete = False
                 continue
             held, area = work.windows[key]
-            windows, at = _windows(known.table, numbers, Area(area.corners[:, rows] + known.border, area.side))
-            windows[at] = _array(held.permute(0, 2, 3, 1))[rows]
+            windows, at = windows_of(known.table, numbers, Area(area.corners[:, rows] + known.border, area.side))
+            windows[at] = array_of(held.permute(0, 2, 3, 1))[rows]
 
 
 class Pass:
@@ -214,7 +206,7 @@ class Partial(Tensor):
     ) -> Any:  # noqa: ANN401
         """Run an operation on windows where that is known to be right, else on whole activations."""
         kwargs = kwargs or {}
-        rule = _RULES.get(func)
+        rule = _rules_of([*args, *kwargs.values()]).get(func)
         if rule is not None:
             result = rule(func, *args, **kwargs)
             if result is not NotImplemented:
@@ -224,9 +216,19 @@ class Partial(Tensor):
         elif _describes(func):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        elif _changes(func, args, kwargs):
+        elif changes(func, args, kwargs):
             raise UnsuitedError("an operation in place that windows cannot follow")
-        return func(*map(_whole, args), **{name: _whole(value) for name, value in kwargs.items()})
+        return func(*map(whole, args), **{name: whole(value) for name, value in kwargs.items()})
+
+
+def _rules_of(values: Iterable[Any]) -> Rules:
+    """The rules of the first part of an activation among ``values``."""
+    for value in values:
+        if isinstance(value, Partial):
+            return value.work.known.rules
+        if isinstance(value, list | tuple) and (found := _rules_of(value)):
+            return found
+    return {}
 
 
 _OF_VALUES = {"device", "is_cuda", "is_cpu", "is_meta", "get_device"}
@@ -247,7 +249,7 @@ def _describes(func: Any) -> bool:  # noqa: ANN401
     return _name(func) in _DESCRIPTIONS and getattr(func, "__name__", "") != "__set__"
 
 
-def _changes(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:  # noqa: ANN401
+def changes(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:  # noqa: ANN401
     """Whether it writes to one of its arguments."""
     name = getattr(func, "__name__", "")
     return (
@@ -256,28 +258,43 @@ def _changes(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:  #
         or (name.startswith("__i") and name not in {"__index__", "__int__", "__invert__"})
         or kwargs.get("inplace") is True
         or kwargs.get("out") is not None
-        or any(value is True for value in args)
+        or _in_place_given(func, args)
     )
 
 
-def _whole(value: Any) -> Any:  # noqa: ANN401
+def _in_place_given(func: Any, args: Sequence[Any]) -> bool:  # noqa: ANN401
+    """Whether ``inplace`` is among the arguments without its name."""
+    place = _place_of_inplace(func)
+    return place is not None and len(args) > place and args[place] is True
+
+
+@functools.lru_cache(1024)
+def _place_of_inplace(func: Any) -> int | None:  # noqa: ANN401
+    if getattr(func, "__module__", "") != "torch.nn.functional":
+        return None
+    names = list(inspect.signature(func).parameters)
+    return names.index("inplace") if "inplace" in names else None
+
+
+def whole(value: Any) -> Any:  # noqa: ANN401
     """The whole activation where ``value`` is a part of one; lists of them too."""
     if isinstance(value, list | tuple):
-        return type(value)(map(_whole, value)) if type(value) in {list, tuple} else value
+        return type(value)(map(whole, value)) if type(value) in {list, tuple} else value
     if not isinstance(value, Partial):
         return value
     work = value.work
     work.need(value.key)
     if work.anchors is None:
-        return value.held
+        # A copy: what is taken down must not change with it.
+        return value.held.clone()
     table, border = work.known.map(value.key, 0, work.anchors)
     height, width = value.extent
-    whole = table[:, border : border + height, border : border + width][torch.from_numpy(work.anchors)]
-    lay(whole, value.held.permute(0, 2, 3, 1), work.rows, value.area)
-    return whole.permute(0, 3, 1, 2).contiguous(memory_format=work.known.layout)
+    found = table[:, border : border + height, border : border + width][torch.from_numpy(work.anchors)]
+    lay(found, value.held.permute(0, 2, 3, 1), work.rows, value.area)
+    return found.permute(0, 3, 1, 2).contiguous(memory_format=work.known.layout)
 
 
-def _around(part: Partial, area: Area, border: int) -> Tensor:
+def around(part: Partial, area: Area, border: int) -> Tensor:
     """The activation in ``area``, which holds its window, (M, C, side, side): known values and the window's.
 
     The area reaches at most ``border`` beyond the map, where there are zeros.
@@ -288,303 +305,3 @@ def _around(part: Partial, area: Area, border: int) -> Tensor:
     found = cut(table, work.anchors, Area(area.corners + border, area.side))
     lay(found, part.held.permute(0, 2, 3, 1), work.rows, Area(inner.corners - area.corners, inner.side))
     return found.permute(0, 3, 1, 2)
-
-
-def cut(images: Tensor, rows: NDArray[np.int64], area: Area) -> Tensor:
-    """Windows (M, side, side, C) of contiguous ``images`` (N, H, W, C), the m-th of image ``rows[m]``; a copy."""
-    windows, at = _windows(images, rows, area)
-    return torch.from_numpy(windows[at]).view(images.dtype)
-
-
-def lay(images: Tensor, held: Tensor, rows: NDArray[np.int64], area: Area) -> None:
-    """Put ``held`` (M, side, side, C) where ``cut`` would take it from."""
-    windows, at = _windows(images, rows, area)
-    windows[at] = _array(held)
-
-
-def _array(values: Tensor) -> NDArray[Any]:
-    """``values`` as numpy has them; what it does not know, as integers of the same size."""
-    return (values.view(torch.int16) if values.dtype is torch.bfloat16 else values).numpy()
-
-
-def _windows(images: Tensor, rows: NDArray[np.int64], area: Area) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """All windows (n, side, side, C) of contiguous images, and which of them: numpy copies them faster than torch."""
-    array, side = _array(images), area.side
-    count, height, width, channels = array.shape
-    _, line, pixel, one = array.strides
-    shape = (count * height * width - (side - 1) * (width + 1), side, side, channels)
-    windows: NDArray[Any] = np.ndarray(shape, array.dtype, array.data, 0, (pixel, line, pixel, one))
-    return windows, (rows * height + area.corners[0]) * width + area.corners[1]
-
-
-def _flat(value: Tensor) -> bool:
-    """Whether it is the same for every row and everywhere in a map."""
-    return value.dim() == 0 or (
-        value.dim() in {3, 4} and value.shape[-1] == value.shape[-2] == 1 and (value.dim() == 3 or len(value) == 1)
-    )
-
-
-def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """An operation on every value by itself."""
-    if kwargs.pop("inplace", False):
-        return _in_place(args[0], _pointwise(func, *args, **kwargs))
-    if kwargs.get("out") is not None or any(value is True for value in args):
-        raise UnsuitedError("an operation in place that windows cannot follow")
-    parts = [value for value in args if isinstance(value, Partial)]
-    others = [value for value in args if isinstance(value, Tensor) and not isinstance(value, Partial)]
-    same = all(part.extent == parts[0].extent and part.held.shape[:2] == parts[0].held.shape[:2] for part in parts)
-    if not parts or not same or not all(map(_flat, others)):
-        return NotImplemented
-    area = _common(parts)
-    if area is None:
-        return NotImplemented
-    held = [_widened(value, area) if isinstance(value, Partial) else value for value in args]
-    lead = parts[0]
-    plain = str([value for value in args if not isinstance(value, Tensor)]) + (str(kwargs) if kwargs else "")
-    key = lead.work.key(others, func, tuple(part.key for part in parts), plain)
-    return lead.work.result(key, func(*held, **kwargs), area, lead.extent)
-
-
-def _also_in_place(plain: Any) -> Callable[..., Any]:  # noqa: ANN401
-    """The rule for an operation that does in place what ``plain`` does."""
-
-    def rule(func: Any, target: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return _in_place(target, _pointwise(plain, target, *args, **kwargs))
-
-    return rule
-
-
-def _in_place(target: Any, result: Any) -> Any:  # noqa: ANN401
-    """``target``, which is ``result`` from now on."""
-    if not isinstance(target, Partial) or not isinstance(result, Partial) or result.held.dtype != target.held.dtype:
-        raise UnsuitedError("an operation in place that windows cannot follow")
-    target.key, target.held, target.area = result.key, result.held, result.area
-    return target
-
-
-def _common(parts: Sequence[Partial]) -> Area | None:
-    """Windows that hold those of all parts; None where they would not fit the map."""
-    areas = [part.area for part in parts]
-    lead = max(areas, key=lambda area: area.side)
-    if parts[0].work.anchors is None or all(area is lead or _inside(area, lead) for area in areas):
-        return lead
-    first = np.minimum.reduce([area.corners for area in areas])
-    last = np.maximum.reduce([area.corners + area.side for area in areas])
-    side, extent = int((last - first).max()), parts[0].extent
-    if side > min(extent):
-        return None
-    return Area(np.minimum(first, [[length - side] for length in extent]), side)
-
-
-def _inside(inner: Area, outer: Area) -> bool:
-    """Whether all windows lie inside the others."""
-    off = inner.corners - outer.corners
-    return bool(off.min() >= 0 and off.max() <= outer.side - inner.side)
-
-
-def _widened(part: Partial, area: Area) -> Tensor:
-    """The values of ``part`` in ``area``, whose windows hold its own."""
-    inner = part.area
-    if part.work.anchors is None:
-        if inner.side < area.side:
-            part.work.need(part.key)
-        return part.held
-    if inner is area or (inner.side == area.side and np.array_equal(inner.corners, area.corners)):
-        return part.held
-    return _around(part, area, 0)
-
-
-@dataclass(frozen=True)
-class _Slide:
-    """How a kernel goes over windows: a window of side s changes ``side`` results, made of ``source`` pixels."""
-
-    step: int
-    back: int
-    """A result stands for the pixels from ``step`` times its place minus this on."""
-    reach: int
-    size: tuple[int, int]
-    """(H, W) of the results."""
-    side: int
-    source: int
-    margin: int
-    """How far the window may lie outside its source, because nothing looks there."""
-    border: int
-    """How far the source and its margin may reach beyond the map."""
-    last: NDArray[np.int64]
-    """(2, 1): the last corner of a window of results."""
-
-    def area(self, area: Area) -> Area:
-        """Windows of results that change."""
-        corners = (area.corners + (self.back - self.reach + self.step - 1)) // self.step
-        np.minimum(corners, self.last, out=corners)
-        return Area(np.maximum(corners, 0, out=corners), self.side)
-
-    def take(self, part: Partial, area: Area) -> Tensor:
-        """What the results in ``area`` are made of, (M, C, source, source)."""
-        margin = self.margin
-        around = Area(area.corners * self.step - (self.back + margin), self.source + 2 * margin)
-        found = _around(part, around, self.border)
-        if margin:
-            found = found[:, :, margin:-margin, margin:-margin].contiguous(memory_format=torch.channels_last)
-        return found
-
-
-@functools.lru_cache(4096)
-def _slide(
-    side: int,
-    shape: tuple[int, int],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> _Slide | None:
-    """How windows of ``side`` in maps of ``shape`` (H, W) go through.
-
-    None where squares cannot describe it, or would cover too much of the map.
-    """
-    if any(len(set(both)) != 1 for both in (kernel, stride, padding, dilation)):
-        return None
-    step, pad, reach = stride[0], padding[0], (kernel[0] - 1) * dilation[0]
-    height, width = ((length + 2 * pad - reach - 1) // step + 1 for length in shape)
-    changed = (side - 1 + reach) // step + 1
-    if changed > min(height, width) or changed * changed > SHARE * height * width:
-        return None
-    unseen = max((length + 2 * pad - reach - 1) % step - pad for length in shape)
-    margin = max(0, step - 1 - reach, unseen)
-    source = (changed - 1) * step + reach + 1
-    last = np.array([[height - changed], [width - changed]])
-    return _Slide(step, pad, reach, (height, width), changed, source, margin, pad + margin, last)
-
-
-def _two(value: Any) -> tuple[int, ...] | None:  # noqa: ANN401
-    """One for each dimension of an image; None where they are given in words."""
-    if isinstance(value, int):
-        return (value, value)
-    return None if isinstance(value, str) else tuple(value) * (2 // max(1, len(value)))
-
-
-def _slid(
-    func: Callable[[Tensor], Tensor],
-    part: Partial,
-    name: object,
-    constants: Sequence[Tensor],
-    slide: _Slide,
-    *,
-    alone: bool,
-) -> Partial:
-    """The result of ``func``, which looks at what ``slide`` says."""
-    work = part.work
-    key = work.key(constants, name, part.key)
-    if work.anchors is None:
-        work.need(part.key, slide.border)
-        return work.result(key, func(part.held), Area(part.area.corners, slide.side), slide.size)
-    work.slid += 1
-    area = slide.area(part.area)
-    return work.result(key, func(part.held if alone else slide.take(part, area)), area, slide.size)
-
-
-def _convolution(
-    func: Any,  # noqa: ANN401
-    image: Any,  # noqa: ANN401
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,  # noqa: ANN401
-    padding: Any = 0,  # noqa: ANN401
-    dilation: Any = 1,  # noqa: ANN401
-    groups: int = 1,
-) -> Any:  # noqa: ANN401
-    """``torch.conv2d``."""
-    kernel, steps, pads, apart = tuple(weight.shape[2:]), _two(stride), _two(padding), _two(dilation)
-    if not isinstance(image, Partial) or isinstance(weight, Partial) or not steps or not pads or not apart:
-        return NotImplemented
-    slide = _slide(image.area.side, image.extent, kernel, steps, pads, apart)
-    if slide is None:
-        return NotImplemented
-    inside = pads if image.work.anchors is None else (0, 0)
-    return _slid(
-        lambda values: func(values, weight, bias, steps, inside, apart, groups), image,
-        (func, tuple(weight.shape), steps, pads, apart, groups), [weight] if bias is None else [weight, bias], slide,
-        alone=kernel == steps == (1, 1) and pads == (0, 0),
-    )  # fmt: skip
-
-
-def _pooling(
-    func: Any,  # noqa: ANN401
-    image: Any,  # noqa: ANN401
-    kernel_size: Any,  # noqa: ANN401
-    stride: Any = None,  # noqa: ANN401
-    padding: Any = 0,  # noqa: ANN401
-    *args: Any,  # noqa: ANN401
-    **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    """Average or largest value of squares that lie inside the map."""
-    kernel, steps, pads = _two(kernel_size), _two(stride or kernel_size), _two(padding)
-    # Dilation, ceil_mode and the like: what is not their usual value is left alone.
-    unusual = [value for value in (*args, *kwargs.values()) if value not in (1, False, None)]
-    unusual += [name for name in ("ceil_mode", "return_indices") if kwargs.get(name)]
-    if not isinstance(image, Partial) or not kernel or not steps or pads != (0, 0) or unusual or True in args:
-        return NotImplemented
-    slide = _slide(image.area.side, image.extent, kernel, steps, (0, 0), (1, 1))
-    if slide is None:
-        return NotImplemented
-    return _slid(
-        lambda values: func(values, kernel, steps, 0, *args, **kwargs), image, (func, kernel, steps), [], slide,
-        alone=False,
-    )  # fmt: skip
-
-
-def _batch_norm(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """BatchNorm by running statistics."""
-    given = inspect.signature(F.batch_norm).bind(image, *args, **kwargs).arguments
-    if not isinstance(image, Partial) or given.get("training"):
-        return NotImplemented
-    constants = [value for value in given.values() if isinstance(value, Tensor) and value is not image]
-    key = image.work.key(constants, func, image.key, str(given.get("eps")))
-    return image.work.result(key, func(image.held, *args, **kwargs), image.area, image.extent)
-
-
-def _interpolated(
-    func: Any,  # noqa: ANN401
-    image: Any,  # noqa: ANN401
-    size: Any = None,  # noqa: ANN401
-    scale_factor: Any = None,  # noqa: ANN401
-    mode: str = "nearest",
-    *args: Any,  # noqa: ANN401
-    **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    """Upsampling by a whole number, every value repeated."""
-    factors = _two(int(scale_factor)) if scale_factor in range(1, 65) else None
-    if not isinstance(image, Partial) or size is not None or mode != "nearest" or not factors:
-        return NotImplemented
-    work, area, factor = image.work, image.area, factors[0]
-    key = work.key([], func, image.key, factor)
-    area = Area(area.corners * factor, area.side * factor)
-    found = func(image.held, None, scale_factor, mode, *args, **kwargs)
-    return work.result(key, found, area, (image.extent[0] * factor, image.extent[1] * factor))
-
-
-def _rules() -> dict[Any, Callable[..., Any]]:
-    """What is done on windows, by the function that a network calls."""
-    found: dict[Any, Callable[..., Any]] = {
-        torch.conv2d: _convolution, F.avg_pool2d: _pooling, torch.max_pool2d: _pooling, F.max_pool2d: _pooling,
-        F.batch_norm: _batch_norm, F.interpolate: _interpolated,
-    }  # fmt: skip
-    for name in _POINTWISE.split():
-        plain = None
-        for owner in (Tensor, F, torch):
-            for spelt in (name, f"__{name}__", f"__r{name}__"):
-                if hasattr(owner, spelt):
-                    found[getattr(owner, spelt)] = _pointwise
-                    plain = getattr(owner, name, plain)
-        for owner in (Tensor, F, torch):
-            for spelt in (f"{name}_", f"__i{name}__"):
-                if hasattr(owner, spelt) and plain is not None:
-                    found[getattr(owner, spelt)] = _also_in_place(plain)
-    return found
-
-
-_POINTWISE = """
-relu relu6 leaky_relu elu selu celu silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish softplus threshold clamp
-clamp_min clamp_max neg abs exp square clone detach contiguous to float add sub mul div truediv true_divide pow
-"""
-_RULES = _rules()

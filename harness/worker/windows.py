@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.worker.areas import Area, cut
 from harness.worker.network import MICRO_BATCH, Network
-from harness.worker.partial import Area, Known, Pass, StaleError, UnsuitedError, cut
+from harness.worker.partial import Known, Pass, StaleError, UnsuitedError
+from harness.worker.partial_rules import RULES
 
 MEMORY = 256 << 20
 """Bytes of activations kept; images for which there is no room left are asked about as always."""
@@ -59,7 +61,7 @@ class Windows:
         """Whose activations are there."""
         self._room = len(images)
         """Known images whose activations fit, as far as it was seen."""
-        self._known = Known(self._network.layout)
+        self._known = Known(self._network.layout, RULES)
         self._last: list[tuple[NDArray[np.float32], Numbers, Pass]] = []
         """The micro-batches of windows just asked about: images, the known ones near them, and what was found."""
 

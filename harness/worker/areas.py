@@ -1,0 +1,105 @@
+"""Square windows in images and maps: cutting them out, laying them back, and how a kernel goes over them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SHARE = 0.5
+"""Largest part of a map that a window may cover; from there on the whole map is computed."""
+
+
+class Area(NamedTuple):
+    """Square windows, one per row of a batch: their upper left corners (2, M), down and across, and their side.
+
+    While activations of known images are taken down there are no corners, only a side.
+    """
+
+    corners: NDArray[np.int64]
+    side: int
+
+
+def cut(images: Tensor, rows: NDArray[np.int64], area: Area) -> Tensor:
+    """Windows (M, side, side, C) of contiguous ``images`` (N, H, W, C), the m-th of image ``rows[m]``; a copy."""
+    windows, at = windows_of(images, rows, area)
+    return torch.from_numpy(windows[at]).view(images.dtype)
+
+
+def lay(images: Tensor, held: Tensor, rows: NDArray[np.int64], area: Area) -> None:
+    """Put ``held`` (M, side, side, C) where ``cut`` would take it from."""
+    windows, at = windows_of(images, rows, area)
+    windows[at] = array_of(held)
+
+
+def array_of(values: Tensor) -> NDArray[Any]:
+    """``values`` as numpy has them; what it does not know, as integers of the same size."""
+    return (values.view(torch.int16) if values.dtype is torch.bfloat16 else values).numpy()
+
+
+def windows_of(images: Tensor, rows: NDArray[np.int64], area: Area) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """All windows (n, side, side, C) of contiguous images, and which of them: numpy copies them faster than torch."""
+    array, side = array_of(images), area.side
+    count, height, width, channels = array.shape
+    _, line, pixel, one = array.strides
+    shape = (count * height * width - (side - 1) * (width + 1), side, side, channels)
+    windows: NDArray[Any] = np.ndarray(shape, array.dtype, array.data, 0, (pixel, line, pixel, one))
+    return windows, (rows * height + area.corners[0]) * width + area.corners[1]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """How a kernel goes over windows: a window of side s changes ``side`` results, made of ``source`` pixels."""
+
+    step: int
+    back: int
+    """A result stands for the pixels from ``step`` times its place minus this on."""
+    reach: int
+    size: tuple[int, int]
+    """(H, W) of the results."""
+    side: int
+    source: int
+    margin: int
+    """How far the window may lie outside its source, because nothing looks there."""
+    border: int
+    """How far the source and its margin may reach beyond the map."""
+    last: NDArray[np.int64]
+    """(2, 1): the last corner of a window of results."""
+
+    def area(self, area: Area) -> Area:
+        """Windows of results that change."""
+        corners = (area.corners + (self.back - self.reach + self.step - 1)) // self.step
+        np.minimum(corners, self.last, out=corners)
+        return Area(np.maximum(corners, 0, out=corners), self.side)
+
+
+@functools.lru_cache(4096)
+def slide(
+    side: int,
+    shape: tuple[int, int],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Slide | None:
+    """How windows of ``side`` in maps of ``shape`` (H, W) go through.
+
+    None where squares cannot describe it, or would cover too much of the map.
+    """
+    if any(len(set(both)) != 1 for both in (kernel, stride, padding, dilation)):
+        return None
+    step, pad, reach = stride[0], padding[0], (kernel[0] - 1) * dilation[0]
+    height, width = ((length + 2 * pad - reach - 1) // step + 1 for length in shape)
+    changed = (side - 1 + reach) // step + 1
+    if changed > min(height, width) or changed * changed > SHARE * height * width:
+        return None
+    unseen = max((length + 2 * pad - reach - 1) % step - pad for length in shape)
+    margin = max(0, step - 1 - reach, unseen)
+    source = (changed - 1) * step + reach + 1
+    last = np.array([[height - changed], [width - changed]])
+    return Slide(step, pad, reach, (height, width), changed, source, margin, pad + margin, last)

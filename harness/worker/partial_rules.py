@@ -1,0 +1,237 @@
+"""What is done on windows of activations: operations on every value by itself, convolutions, pooling, upsampling."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.worker.areas import Area, Slide
+from harness.worker.areas import slide as slide_of
+from harness.worker.partial import Partial, Rules, UnsuitedError, around, changes
+
+
+def _flat(value: Tensor) -> bool:
+    """Whether it is the same for every row and everywhere in a map."""
+    return value.dim() == 0 or (
+        value.dim() in {3, 4} and value.shape[-1] == value.shape[-2] == 1 and (value.dim() == 3 or len(value) == 1)
+    )
+
+
+def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """An operation on every value by itself."""
+    if kwargs.pop("inplace", False):
+        return _in_place(args[0], _pointwise(func, *args, **kwargs))
+    if changes(func, args, kwargs):
+        raise UnsuitedError("an operation in place that windows cannot follow")
+    parts = [value for value in args if isinstance(value, Partial)]
+    others = [value for value in args if isinstance(value, Tensor) and not isinstance(value, Partial)]
+    same = all(part.extent == parts[0].extent and part.held.shape[:2] == parts[0].held.shape[:2] for part in parts)
+    if not parts or not same or not all(map(_flat, others)):
+        return NotImplemented
+    area = _common(parts)
+    if area is None:
+        return NotImplemented
+    held = [_widened(value, area) if isinstance(value, Partial) else value for value in args]
+    lead = parts[0]
+    plain = str([value for value in args if not isinstance(value, Tensor)]) + (str(kwargs) if kwargs else "")
+    key = lead.work.key(others, func, tuple(part.key for part in parts), plain)
+    return lead.work.result(key, func(*held, **kwargs), area, lead.extent)
+
+
+def _also_in_place(plain: Any) -> Callable[..., Any]:  # noqa: ANN401
+    """The rule for an operation that does in place what ``plain`` does."""
+
+    def rule(func: Any, target: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return _in_place(target, _pointwise(plain, target, *args, **kwargs))
+
+    return rule
+
+
+def _in_place(target: Any, result: Any) -> Any:  # noqa: ANN401
+    """``target``, which is ``result`` from now on."""
+    if not isinstance(target, Partial) or not isinstance(result, Partial) or result.held.dtype != target.held.dtype:
+        raise UnsuitedError("an operation in place that windows cannot follow")
+    target.key, target.held, target.area = result.key, result.held, result.area
+    return target
+
+
+def _common(parts: Sequence[Partial]) -> Area | None:
+    """Windows that hold those of all parts; None where they would not fit the map."""
+    areas = [part.area for part in parts]
+    lead = max(areas, key=lambda area: area.side)
+    if parts[0].work.anchors is None or all(area is lead or _inside(area, lead) for area in areas):
+        return lead
+    first = np.minimum.reduce([area.corners for area in areas])
+    last = np.maximum.reduce([area.corners + area.side for area in areas])
+    side, extent = int((last - first).max()), parts[0].extent
+    if side > min(extent):
+        return None
+    return Area(np.minimum(first, [[length - side] for length in extent]), side)
+
+
+def _inside(inner: Area, outer: Area) -> bool:
+    """Whether all windows lie inside the others."""
+    off = inner.corners - outer.corners
+    return bool(off.min() >= 0 and off.max() <= outer.side - inner.side)
+
+
+def _widened(part: Partial, area: Area) -> Tensor:
+    """The values of ``part`` in ``area``, whose windows hold its own."""
+    inner = part.area
+    if part.work.anchors is None:
+        if inner.side < area.side:
+            part.work.need(part.key)
+        return part.held
+    if inner is area or (inner.side == area.side and np.array_equal(inner.corners, area.corners)):
+        return part.held
+    return around(part, area, 0)
+
+
+def _two(value: Any) -> tuple[int, ...] | None:  # noqa: ANN401
+    """One for each dimension of an image; None where they are given in words."""
+    if isinstance(value, int):
+        return (value, value)
+    return None if isinstance(value, str) else tuple(value) * (2 // max(1, len(value)))
+
+
+def _taken(part: Partial, area: Area, slide: Slide) -> Tensor:
+    """What the results in ``area`` are made of, (M, C, source, source)."""
+    margin = slide.margin
+    around_it = Area(area.corners * slide.step - (slide.back + margin), slide.source + 2 * margin)
+    found = around(part, around_it, slide.border)
+    if margin:
+        found = found[:, :, margin:-margin, margin:-margin].contiguous(memory_format=torch.channels_last)
+    return found
+
+
+def _slid(
+    func: Callable[[Tensor], Tensor],
+    part: Partial,
+    name: object,
+    constants: Sequence[Tensor],
+    slide: Slide,
+    *,
+    alone: bool,
+) -> Partial:
+    """The result of ``func``, which looks at what ``slide`` says."""
+    work = part.work
+    key = work.key(constants, name, part.key)
+    if work.anchors is None:
+        work.need(part.key, slide.border)
+        return work.result(key, func(part.held), Area(part.area.corners, slide.side), slide.size)
+    work.slid += 1
+    area = slide.area(part.area)
+    return work.result(key, func(part.held if alone else _taken(part, area, slide)), area, slide.size)
+
+
+def _convolution(
+    func: Any,  # noqa: ANN401
+    image: Any,  # noqa: ANN401
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,  # noqa: ANN401
+    padding: Any = 0,  # noqa: ANN401
+    dilation: Any = 1,  # noqa: ANN401
+    groups: int = 1,
+) -> Any:  # noqa: ANN401
+    """``torch.conv2d``."""
+    kernel, steps, pads, apart = tuple(weight.shape[2:]), _two(stride), _two(padding), _two(dilation)
+    if not isinstance(image, Partial) or isinstance(weight, Partial) or not steps or not pads or not apart:
+        return NotImplemented
+    slide = slide_of(image.area.side, image.extent, kernel, steps, pads, apart)
+    if slide is None:
+        return NotImplemented
+    inside = pads if image.work.anchors is None else (0, 0)
+    return _slid(
+        lambda values: func(values, weight, bias, steps, inside, apart, groups), image,
+        (func, tuple(weight.shape), steps, pads, apart, groups), [weight] if bias is None else [weight, bias], slide,
+        alone=kernel == steps == (1, 1) and pads == (0, 0),
+    )  # fmt: skip
+
+
+def _pooling(
+    func: Any,  # noqa: ANN401
+    image: Any,  # noqa: ANN401
+    kernel_size: Any,  # noqa: ANN401
+    stride: Any = None,  # noqa: ANN401
+    padding: Any = 0,  # noqa: ANN401
+    *args: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Average or largest value of squares that lie inside the map."""
+    kernel, steps, pads = _two(kernel_size), _two(stride or kernel_size), _two(padding)
+    # Dilation, ceil_mode and the like: what is not their usual value is left alone.
+    unusual = [value for value in (*args, *kwargs.values()) if value not in (1, False, None)]
+    unusual += [name for name in ("ceil_mode", "return_indices") if kwargs.get(name)]
+    if not isinstance(image, Partial) or not kernel or not steps or pads != (0, 0) or unusual or True in args:
+        return NotImplemented
+    slide = slide_of(image.area.side, image.extent, kernel, steps, (0, 0), (1, 1))
+    if slide is None:
+        return NotImplemented
+    return _slid(
+        lambda values: func(values, kernel, steps, 0, *args, **kwargs), image, (func, kernel, steps), [], slide,
+        alone=False,
+    )  # fmt: skip
+
+
+def _batch_norm(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """BatchNorm by running statistics."""
+    given = inspect.signature(F.batch_norm).bind(image, *args, **kwargs).arguments
+    if not isinstance(image, Partial) or given.get("training"):
+        return NotImplemented
+    constants = [value for value in given.values() if isinstance(value, Tensor) and value is not image]
+    key = image.work.key(constants, func, image.key, str(given.get("eps")))
+    return image.work.result(key, func(image.held, *args, **kwargs), image.area, image.extent)
+
+
+def _interpolated(
+    func: Any,  # noqa: ANN401
+    image: Any,  # noqa: ANN401
+    size: Any = None,  # noqa: ANN401
+    scale_factor: Any = None,  # noqa: ANN401
+    mode: str = "nearest",
+    *args: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Upsampling by a whole number, every value repeated."""
+    factors = _two(int(scale_factor)) if scale_factor in range(1, 65) else None
+    if not isinstance(image, Partial) or size is not None or mode != "nearest" or not factors:
+        return NotImplemented
+    work, area, factor = image.work, image.area, factors[0]
+    key = work.key([], func, image.key, factor)
+    area = Area(area.corners * factor, area.side * factor)
+    found = func(image.held, None, scale_factor, mode, *args, **kwargs)
+    return work.result(key, found, area, (image.extent[0] * factor, image.extent[1] * factor))
+
+
+def _rules() -> dict[Any, Callable[..., Any]]:
+    """What is done on windows, by the function that a network calls."""
+    found: dict[Any, Callable[..., Any]] = {
+        torch.conv2d: _convolution, F.avg_pool2d: _pooling, torch.max_pool2d: _pooling, F.max_pool2d: _pooling,
+        F.batch_norm: _batch_norm, F.interpolate: _interpolated,
+    }  # fmt: skip
+    for name in _POINTWISE.split():
+        plain = None
+        for owner in (Tensor, F, torch):
+            for spelt in (name, f"__{name}__", f"__r{name}__"):
+                if hasattr(owner, spelt):
+                    found[getattr(owner, spelt)] = _pointwise
+                    plain = getattr(owner, name, plain)
+        for owner in (Tensor, F, torch):
+            for spelt in (f"{name}_", f"__i{name}__"):
+                if hasattr(owner, spelt) and plain is not None:
+                    found[getattr(owner, spelt)] = _also_in_place(plain)
+    return found
+
+
+_POINTWISE = """
+relu relu6 leaky_relu elu selu celu silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish softplus threshold clamp
+clamp_min clamp_max neg abs exp square clone detach contiguous to float add sub mul div truediv true_divide pow
+"""
+RULES: Rules = _rules()
