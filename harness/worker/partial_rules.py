@@ -166,10 +166,11 @@ def _pooling(
 ) -> Any:  # noqa: ANN401
     """Average or largest value of squares that lie inside the map."""
     kernel, steps, pads = _two(kernel_size), _two(stride or kernel_size), _two(padding)
-    # Dilation, ceil_mode and the like: what is not their usual value is left alone.
-    unusual = [value for value in (*args, *kwargs.values()) if value not in (1, False, None)]
-    unusual += [name for name in ("ceil_mode", "return_indices") if kwargs.get(name)]
-    if not isinstance(image, Partial) or not kernel or not steps or pads != (0, 0) or unusual or True in args:
+    average = ("ceil_mode", "count_include_pad", "divisor_override")
+    names = average if func is F.avg_pool2d else ("dilation", "ceil_mode", "return_indices")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    unusual = given.get("ceil_mode") or given.get("return_indices") or _two(given.get("dilation", 1)) != (1, 1)
+    if not isinstance(image, Partial) or not kernel or not steps or pads != (0, 0) or unusual:
         return NotImplemented
     slide = slide_of(image.area.side, image.extent, kernel, steps, (0, 0), (1, 1))
     if slide is None:
