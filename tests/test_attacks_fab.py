@@ -175,6 +175,42 @@ def test_a_step_costs_one_forward_and_one_backward_pass_and_fallen_images_cost_n
     assert (counting.forwards, counting.backwards) == (12 + 12 * 21, 12 * 9 * 20)
 
 
+class Rounded(Linear):
+    """Answers as in reduced precision, with an error of up to a hundredth, and counts exact answers."""
+
+    asked = 0
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits + 0.01 * torch.sin(1e4 * logits.detach())
+
+    def exact(self, x):
+        self.asked += len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("minimum", [False, True])
+@pytest.mark.parametrize("attack", [fab_t, fab])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_model_in_reduced_precision_is_believed_only_where_it_is_exact(norm, attack, minimum):
+    model, x = Rounded(), images(30)
+    y = model.exact(x).argmax(1)
+    distances = Linear().exact_distance(x, y, norm)
+    x_adv = attack(model, x, y, norm=norm, eps=1.5 * float(distances.median()), steps=30, minimum=minimum)
+    moved, wrong = (x_adv != x).flatten(1).any(1), Linear()(x_adv).argmax(1) != y
+    assert torch.equal(moved, wrong)
+    assert wrong[distances < 1.3 * float(distances.median())].all()
+    assert (distance(x_adv, x, norm)[wrong] >= distances[wrong] * (1 - 1e-4)).all()
+
+
+def test_certainty_is_asked_for_where_it_matters_only():
+    model, x = Rounded(), images(30)
+    y = model.exact(x).argmax(1)
+    model.asked = 0
+    x_adv = fab_t(model, x, y, eps=0.5 * float(Linear().exact_distance(x, y, "Linf").min()), steps=30)
+    assert torch.equal(x_adv, x) and model.asked < len(x)
+
+
 @pytest.mark.parametrize("attack", [fab_t, fab])
 @pytest.mark.parametrize("norm", NORMS)
 def test_logits_and_gradients_that_are_not_finite_stay_where_they_are(norm, attack):

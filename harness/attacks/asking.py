@@ -120,11 +120,19 @@ def reveal(model: nn.Module, x: Tensor, logits: Tensor, y: Tensor, batch_size: i
     approximate logits say "misclassified" are asked about again there. A logit that is not finite is misclassified.
     """
     fooled = misclassified(logits, y)
-    exact = getattr(model, "exact", None)
-    if exact is None or not bool(fooled.any()):
-        return fooled
     rows = fooled.nonzero().squeeze(1)
-    with torch.no_grad():
-        again = torch.cat([exact(x[rows[part]]) for part in batches(len(rows), batch_size)])
-    fooled[rows] = misclassified(again, y[rows])
+    if len(rows) and getattr(model, "exact", None) is not None:
+        fooled[rows] = confirm(model, x[rows], y[rows], batch_size)
     return fooled
+
+
+def confirm(model: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None) -> Tensor:
+    """Which of the images ``x``, misclassified by ``model``'s logits, really are, bool (N,): all where these are exact.
+
+    Asks as ``reveal`` does; for attacks that need certainty about some of their misclassified points only.
+    """
+    exact = getattr(model, "exact", None)
+    if exact is None or not len(x):
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    with torch.no_grad():
+        return misclassified(_joined([exact(x[part]) for part in batches(len(x), batch_size)]), y)

@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.asking import ask, ask_gradient, batches, reveal
+from harness.attacks.asking import ask, ask_gradient, batches, confirm, reveal
 from harness.attacks.boundary import likeliest, nearest_boundary
 from harness.attacks.geometry import finite
 from harness.attacks.hyperplane import NORMS, project
 from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
+from harness.attacks.losses import misclassified
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
@@ -211,7 +212,11 @@ class _Search:
             pairs = self._advance(pairs, gradient, lead, fooled)
 
     def _look(self, pairs: _Pairs, going: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Lead (P,) of the class to reach, its gradient (P, C, H, W), who is misclassified; slopes for ``going``."""
+        """Lead (P,) of the class to reach, its gradient (P, C, H, W), who is misclassified; slopes for ``going``.
+
+        Of a targeted search the model's own logits say who is: half of all iterates lie across the boundary, and only
+        those that would be kept need certainty.
+        """
         images, y = pairs.points.view(-1, *self.shape), self.y[pairs.rows]
         if self.others is not None:
             seen = nearest_boundary(
@@ -220,7 +225,7 @@ class _Search:
             return seen.lead, seen.gradient, seen.fooled
         loss = partial(_lead, y=y, targets=pairs.targets)
         logits, lead, gradient = ask_gradient(self.model, images, loss, self.batch_size, wanted=going)
-        return lead, gradient, reveal(self.model, images, logits, y, self.batch_size)
+        return lead, gradient, misclassified(logits, y)
 
     def _start(self, rows: Tensor, generators: ExampleGenerators | None) -> _Pairs:
         """The pairs of ``rows``, at the images or at random points within half of ``eps``, or of ``nearest``."""
@@ -238,7 +243,10 @@ class _Search:
         )
 
     def _keep_closest(self, pairs: _Pairs, fooled: Tensor, stop_within: float | None) -> Tensor:
-        """Take over the fooled points that are closer than what there is; which images got one, bool (N,)."""
+        """Take over the fooled points that are closer than what there is; which images got one, bool (N,).
+
+        Points that turn out not to be misclassified are taken out of ``fooled`` (P,).
+        """
         found = torch.zeros_like(self.nearest, dtype=torch.bool)
         chosen = fooled.nonzero().squeeze(1)
         if not len(chosen):
@@ -249,6 +257,10 @@ class _Search:
         if stop_within is not None:
             closer &= distance <= stop_within
         chosen, rows, distance = chosen[closer], rows[closer], distance[closer]
+        really = confirm(self.model, pairs.points[chosen].view(-1, *self.shape), self.y[rows], self.batch_size)
+        if not bool(really.all()):
+            fooled[chosen[~really]] = False
+            chosen, rows, distance = chosen[really], rows[really], distance[really]
         found[rows] = True
         self.nearest.scatter_reduce_(0, rows, distance, "amin")
         closest = distance == self.nearest[rows]

@@ -27,7 +27,7 @@ AGAIN = 512
 """Every so many micro-batches of windows, one is compared with a full pass once more."""
 TRIES = 16
 """Times that activations which turn out to be needed are taken down before a network is given up."""
-STEP, MOST = 8, 128
+STEP, MOST = 8, 256
 """Sizes of micro-batches are multiples of the one and at most the other: a window takes little memory."""
 
 Numbers = NDArray[np.int64]
@@ -118,8 +118,11 @@ class Windows:
         corners, sides = _boxes(images, self._images[anchors])
         height, width = images.shape[2:]
         logits = []
-        for start in range(0, len(images), self._most):
-            part = slice(start, start + self._most)
+        # Parts of about one size: a few rows left over would cost as much as sixty.
+        parts = -(-len(images) // self._most)
+        size = min(self._most, -(-len(images) // (parts * STEP)) * STEP)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
             side = int(min(max(1, sides[part].max()), height, width))
             area = Area(np.minimum(corners[:, part], [[height - side], [width - side]]), side)
             logits.append(self._micro_batch(images[part], anchors[part], area))
