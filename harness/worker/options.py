@@ -12,7 +12,7 @@ _KEPT = (
     "PYTHONPATH", "PYTHONHOME", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 _KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "TORCH_", "HF_", "CONDA_")
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """glibc keeps freed activations for the next pass: taking them from the system anew costs 7 % of the time."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -65,6 +65,6 @@ def worker_environment(threads: int, outside: Mapping[str, str] = os.environ) ->
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
-        **_ALLOCATOR,
+        **ALLOCATOR,
         **dict.fromkeys(_THREADS, str(threads)),
     }
