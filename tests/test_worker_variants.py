@@ -129,6 +129,40 @@ def test_other_types_answer_nearly_the_same(worker, x) -> None:
     assert cosine(*gradients) > 0.95
 
 
+class Weighted(nn.Module):
+    """Two convolutions and a linear layer; the linear layer's weights may also be used without autocast."""
+
+    def __init__(self, outside):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.linear, self.outside = nn.Linear(8 * 16, 4), outside
+
+    def forward(self, x):
+        h = self.linear(self.second(self.first(x).relu()).flatten(1))
+        return h * self.linear.weight.float().sum() if self.outside else h
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_bfloat16_answers_have_the_bits_of_autocast(outside) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(40, 3, 8, 8)
+    model = LocalModel(Weighted(outside), WorkerOptions(image_shape=(3, 8, 8)))
+    network = model.network.module
+    mixed = model.variant(kind="dtype", dtype="bfloat16")
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = leaves[0].split(mixed.network.sizes[-1])
+        expected = torch.cat([network(part.contiguous(memory_format=model.network.layout)).float() for part in parts])
+    answers = mixed(leaves[1])
+    assert torch.equal(answers, expected)
+    slopes = [
+        torch.autograd.grad(logits.square().sum(), leaf)[0]
+        for logits, leaf in zip((expected, answers), leaves, strict=True)
+    ]
+    assert torch.equal(*slopes)
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "grad", "requires_grad", "thread"])
 def test_an_honest_network_answers_every_caller_alike(worker, x, mode) -> None:
     model = RemoteModel(worker)

@@ -160,6 +160,15 @@ def _in_thread(call: Callable[..., None], module: nn.Module, x: Tensor) -> Tenso
     return out[0]
 
 
+def _rounded(module: nn.Module) -> nn.Module:
+    """A copy whose convolutions and linear layers hold the weights that autocast would round them to in every pass."""
+    module = copy.deepcopy(module)
+    for layer in module.modules():
+        if type(layer) in {nn.Conv2d, nn.Linear}:
+            layer.to(torch.bfloat16)
+    return module
+
+
 class Variants:
     """The forms of one network that were asked for, by number; 0 is the network itself."""
 
@@ -283,15 +292,12 @@ class Variants:
     def _make_dtype(self, spec: Mapping[str, Any]) -> tuple[Network, dict[str, Any]]:
         dtype = spec.get("dtype")
         if dtype == "bfloat16":
-            module, device = self.base.module, self.base.device.type
-
-            def mixed(x: Tensor) -> Tensor:
-                with torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False):
-                    result: Tensor = module(x)
-                return result.float()
-
-            network = self._network(Asked(mixed))
-            network.layout = self.base.layout
+            network = self._mixed(self.base.module)
+            with contextlib.suppress(Exception):
+                rounded = self._mixed(_rounded(self.base.module))
+                x = self._sample()
+                if len(self.base.sizes) > 1 and torch.equal(rounded(x), network(x)):
+                    network = rounded
             if len(self.base.sizes) > 1:
                 with contextlib.suppress(Exception):
                     network.sizes = equal_sizes(network, self.shape)
@@ -300,6 +306,19 @@ class Variants:
             raise LoadError("contract", f"variant dtype: expected 'float64' or 'bfloat16', got {dtype!r}")
         double = self._double()
         return self._network(Asked(lambda x: double(x.double()))), {}
+
+    def _mixed(self, module: nn.Module) -> Network:
+        """``module`` asked under autocast to bfloat16."""
+        device = self.base.device.type
+
+        def ask(x: Tensor) -> Tensor:
+            with torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False):
+                result: Tensor = module(x)
+            return result.float()
+
+        network = self._network(Asked(ask))
+        network.layout = self.base.layout
+        return network
 
     def _double(self) -> nn.Module:
         try:
