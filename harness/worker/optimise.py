@@ -94,6 +94,11 @@ def _equal(before: Answers, after: Answers) -> bool:
     )
 
 
+def same_bits(one: Network, other: Network, images: Tensor) -> bool:
+    """Whether two networks give the same logits and gradients of ``images`` (N, C, H, W), bit by bit."""
+    return _equal(_answers(one, [images]), _answers(other, [images]))
+
+
 def probe_batches(shape: Sequence[int], rows: int, device: torch.device) -> list[Tensor]:
     """A batch of noise and one of smooth ramps and flat images, in [0, 1]."""
     noise = torch.rand((rows, *shape), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.worker.loading import LoadError
 from harness.worker.network import Network, OutputError, describe_output
-from harness.worker.optimise import equal_sizes, probe_batches
+from harness.worker.optimise import equal_sizes, probe_batches, same_bits
 from harness.worker.straight_through import StraightThrough
 from harness.worker.weights import frozen, one_line
 
@@ -293,12 +293,11 @@ class Variants:
         dtype = spec.get("dtype")
         if dtype == "bfloat16":
             network = self._mixed(self.base.module)
-            with contextlib.suppress(Exception):
-                rounded = self._mixed(_rounded(self.base.module))
-                x = self._sample()
-                if len(self.base.sizes) > 1 and torch.equal(rounded(x), network(x)):
-                    network = rounded
             if len(self.base.sizes) > 1:
+                with contextlib.suppress(Exception):
+                    rounded = self._mixed(_rounded(self.base.module))
+                    if same_bits(network, rounded, self._sample()):
+                        network = rounded
                 with contextlib.suppress(Exception):
                     network.sizes = equal_sizes(network, self.shape)
             return network, {}

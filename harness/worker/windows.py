@@ -118,7 +118,7 @@ class Windows:
         corners, sides = _boxes(images, self._images[anchors])
         height, width = images.shape[2:]
         logits = []
-        # Parts of about one size: a few rows left over would cost as much as sixty.
+        # Parts of about one size: ten rows left over would cost as much as thirty.
         parts = -(-len(images) // self._most)
         size = min(self._most, -(-len(images) // (parts * STEP)) * STEP)
         for start in range(0, len(images), size):
