@@ -48,7 +48,6 @@ def test_bad_input_is_one_clear_line(name):
         ("fgsm", {"step_size": -0.1}, "step_size"),
         ("deepfool", {"overshoot": -0.1}, "overshoot"),
         ("deepfool", {"candidates": 1}, "candidates"),
-        ("square", {"norm": "L2", "x": torch.full((2, 3, 4, 4), 0.5)}, "5 x 5"),
     ],
 )
 def test_parameters_of_one_attack_are_checked(name, params, said):

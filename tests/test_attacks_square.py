@@ -81,6 +81,28 @@ def test_l2_and_l1_break_nothing_that_is_robust_and_something_within_three_times
     assert (model(far).argmax(1) != y).float().mean() >= 0.9
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 2, 3), (2, 1, 1), (1, 1, 1)])
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_images_of_a_few_pixels_are_attacked_too(norm, shape):
+    size = math.prod(shape)
+    weight = torch.randn(size, generator=torch.Generator().manual_seed(1)).sign()
+    x = 0.5 + 0.1 * torch.linspace(-1, 1, 40).view(-1, 1, 1, 1).expand(-1, *shape)
+
+    def model(images):
+        gap = ((images.flatten(1) - 0.5) @ weight).div(size**0.5)
+        return torch.stack([gap, -gap], 1)
+
+    y = model(x).argmax(1)
+    # Distance to the plane in L2; in L1, where one pixel is as good as another, its sum.
+    exact = ((x.flatten(1) - 0.5) @ weight).abs() / (size**0.5 if norm == "L2" else 1)
+    eps = 1.5 * float(exact.median())
+    x_adv = attack(model, x, y, norm, eps=eps, queries=300)
+    in_ball(x_adv, x, norm, eps)
+    broken = misclassified(model(x_adv), y)
+    assert not broken[exact > eps * (1 + 1e-4)].any() and 0 < int((exact > eps).sum()) < 20
+    assert broken[exact < eps / 3].all()
+
+
 def test_the_last_pixel_is_within_reach():
     class Corner(nn.Module):
         def forward(self, x):
@@ -250,15 +272,13 @@ def test_images_of_any_shape_with_black_and_white_pixels(norm, shape, dtype):
         asked.append(images.clone())
         return images.flatten(1) @ weight + 1e4 * nn.functional.one_hot(y[: len(images)], 3)
 
-    if norm != "Linf" and min(shape[1:]) < 5:
-        with pytest.raises(UserError, match="5 x 5"):
-            attack(model, x, y, norm, eps=1.0, queries=3)
-        return
     for eps in (0.5, 5.0, 1000.0) if norm != "Linf" else (0.01, 1.0):
         asked.clear()
         in_ball(attack(model, x, y, norm, eps=eps, queries=60), x, norm, eps)
         for query in asked[1:]:
-            assert query.min() >= 0 and query.max() <= 1 and (query != x).any()
+            assert query.min() >= 0 and query.max() <= 1
+            # The few bumps of so small an image may cancel each other out.
+            assert (query != x).any() or (norm != "Linf" and min(shape[1:]) < 5)
             # A candidate that rounding lengthened may be asked about, but is not taken.
             assert (distance(query, x, norm) <= eps * (1 + 1e-4) + 1e-6 * (norm == "Linf")).all()
 
@@ -338,7 +358,6 @@ def test_a_model_that_tells_labels_alone_is_searched_blindly(norm):
         ({"x": images(4)[0]}, "(N, C, H, W)"), ({"y": torch.full((4,), 10)}, "0..9"),
         ({"y": torch.zeros(4)}, "int64 (4,)"), ({"model": lambda x: x}, "logits (4, K)"),
         ({"model": lambda x: torch.zeros(len(x), 1)}, "logits (4, K)"),
-        ({"norm": "L1", "x": torch.full((4, 3, 4, 9), 0.5)}, "at least 5 x 5 pixels, got 4 x 9"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(change, said):

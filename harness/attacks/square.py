@@ -157,5 +157,3 @@ def _check(
     check_count("square", queries=queries, restarts=restarts)
     if batch_size is not None:
         check_count("square", batch_size=batch_size)
-    if norm != "Linf" and min(x.shape[2:]) < 5:
-        raise UserError(f"square: x: expected images of at least 5 x 5 pixels, got {x.shape[2]} x {x.shape[3]}")

@@ -62,10 +62,11 @@ def bumps(side: int, norm: str) -> Tensor:
 def tiles(generators: ExampleGenerators, shape: Sequence[int], norm: str) -> Tensor:
     """A start for L2 and L1: bumps side by side, about 5 x 5 of them, each turned or not and with a sign per channel.
 
-    float64 (N, C, H, W) on the CPU for images of ``shape`` (C, H, W); every bump has norm 1.
+    float64 (N, C, H, W) on the CPU for images of ``shape`` (C, H, W); every bump has norm 1. In images of fewer than
+    5 x 5 pixels a bump is one pixel.
     """
     channels, height, width = shape
-    side = min(height, width) // 5
+    side = max(min(height, width) // 5, 1)
     down, across = height // side, width // side
     drawn = generators.uniform((down, across, channels + 1)) < 0.5
     signs = drawn[..., :-1].double().mul_(2).sub_(1)
