@@ -142,6 +142,8 @@ class Pass:
         """Every window that was made, unless activations are taken down."""
         self.slid = 0
         """Convolutions and poolings of windows."""
+        self.written = False
+        """Whether something was written to a whole activation in place of a part."""
         self._seen: Counter[tuple[object, ...]] = Counter()
 
     def enter(self, images: Tensor, area: Area, size: Sequence[int]) -> Partial:
@@ -187,6 +189,8 @@ class Partial(Tensor):
     area: Area
     extent: tuple[int, int]
     """(H, W)."""
+    written: Tensor | None = None
+    """The whole activation, once an operation in place was done on that."""
 
     @classmethod
     def of(cls, work: Pass, key: int, held: Tensor, area: Area, size: Sequence[int]) -> Partial:
@@ -206,7 +210,11 @@ class Partial(Tensor):
     ) -> Any:  # noqa: ANN401
         """Run an operation on windows where that is known to be right, else on whole activations."""
         kwargs = kwargs or {}
-        rule = _rules_of([*args, *kwargs.values()]).get(func)
+        part = _first([*args, *kwargs.values()])
+        if part is not None and part.work.written:
+            args, kwargs = [_written(value) for value in args], {name: _written(kwargs[name]) for name in kwargs}
+            part = _first([*args, *kwargs.values()])
+        rule = None if part is None else part.work.known.rules.get(func)
         if rule is not None:
             result = rule(func, *args, **kwargs)
             if result is not NotImplemented:
@@ -216,21 +224,41 @@ class Partial(Tensor):
         elif _describes(func):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        elif changes(func, args, kwargs):
-            raise UnsuitedError("an operation in place that windows cannot follow")
+        if part is not None and changes(func, args, kwargs):
+            return _write(func, args, kwargs)
         return func(*map(whole, args), **{name: whole(value) for name, value in kwargs.items()})
 
 
-def _rules_of(values: Iterable[Any]) -> Rules:
-    """The rules of the first part of an activation among ``values``."""
+def _first(values: Iterable[Any]) -> Partial | None:
+    """The first part of an activation among ``values``."""
     for value in values:
         if isinstance(value, Partial):
-            return value.work.known.rules
-        if isinstance(value, list | tuple) and (found := _rules_of(value)):
+            return value
+        if isinstance(value, list | tuple) and (found := _first(value)) is not None:
             return found
-    return {}
+    return None
 
 
+def _written(value: Any) -> Any:  # noqa: ANN401
+    """The whole activation where something was written to a part of one; lists of them too."""
+    if isinstance(value, Partial):
+        return value if value.written is None else value.written
+    return type(value)(map(_written, value)) if type(value) in {list, tuple} else value
+
+
+def _write(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """An operation that writes to its first argument, on whole activations."""
+    if not args or not isinstance(args[0], Tensor) or kwargs.get("out") is not None or _name(func) in _UNWRITABLE:
+        raise UnsuitedError("an operation in place that windows cannot follow")
+    target, values = args[0], [whole(value) for value in args]
+    found = func(*values, **{name: whole(value) for name, value in kwargs.items()})
+    if isinstance(target, Partial):
+        # Whoever else holds the part sees what is written to it from now on.
+        target.written, target.work.written = values[0], True
+    return found
+
+
+_UNWRITABLE = {"data", "grad", "set_", "resize_", "resize_as_", "swap_"}
 _OF_VALUES = {"device", "is_cuda", "is_cpu", "is_meta", "get_device"}
 _DESCRIPTIONS = {
     "shape", "dtype", "layout", "ndim", "requires_grad", "is_leaf", "is_sparse", "is_quantized", "is_nested", "grad_fn",

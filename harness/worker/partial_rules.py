@@ -1,4 +1,4 @@
-"""What is done on windows of activations: operations on every value by itself, convolutions, pooling, upsampling."""
+"""What is done on windows of activations: operations on every value by itself, convolutions, pooling and the like."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from harness.worker.areas import Area, Slide
 from harness.worker.areas import slide as slide_of
-from harness.worker.partial import Partial, Rules, UnsuitedError, around, changes
+from harness.worker.partial import Partial, Rules, around, changes
 
 
 def _flat(value: Tensor) -> bool:
@@ -28,7 +28,7 @@ def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     if kwargs.pop("inplace", False):
         return _in_place(args[0], _pointwise(func, *args, **kwargs))
     if changes(func, args, kwargs):
-        raise UnsuitedError("an operation in place that windows cannot follow")
+        return NotImplemented
     parts = [value for value in args if isinstance(value, Partial)]
     others = [value for value in args if isinstance(value, Tensor) and not isinstance(value, Partial)]
     same = all(part.extent == parts[0].extent and part.held.shape[:2] == parts[0].held.shape[:2] for part in parts)
@@ -54,9 +54,9 @@ def _also_in_place(plain: Any) -> Callable[..., Any]:  # noqa: ANN401
 
 
 def _in_place(target: Any, result: Any) -> Any:  # noqa: ANN401
-    """``target``, which is ``result`` from now on."""
+    """``target``, which is ``result`` from now on; ``NotImplemented`` where either is not a part of an activation."""
     if not isinstance(target, Partial) or not isinstance(result, Partial) or result.held.dtype != target.held.dtype:
-        raise UnsuitedError("an operation in place that windows cannot follow")
+        return NotImplemented
     target.key, target.held, target.area = result.key, result.held, result.area
     return target
 
@@ -211,11 +211,45 @@ def _interpolated(
     return work.result(key, found, area, (image.extent[0] * factor, image.extent[1] * factor))
 
 
+def _padded(
+    func: Any,  # noqa: ANN401
+    image: Any,  # noqa: ANN401
+    pad: Any,  # noqa: ANN401
+    mode: str = "constant",
+    value: float | None = None,
+) -> Any:  # noqa: ANN401
+    """A map with a border of one value."""
+    sizes = tuple(pad)
+    if not isinstance(image, Partial) or mode != "constant" or len(sizes) != 4 or min(sizes) < 0:
+        return NotImplemented
+    left, right, top, bottom = sizes
+    height, width = image.extent
+    work, area = image.work, image.area
+    key = work.key([], func, image.key, sizes, value)
+    held = func(image.held, pad, mode, value) if work.anchors is None else image.held
+    return work.result(key, held, Area(np.add(area.corners, [[top], [left]]), area.side),
+                       (height + top + bottom, width + left + right))  # fmt: skip
+
+
+def _joined(func: Any, parts: Any, dim: Any = 0, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Channels of several activations, one after the other."""
+    if not all(isinstance(part, Partial) for part in parts) or dim not in {1, -3} or kwargs:
+        return NotImplemented
+    lead = parts[0]
+    same = all(part.extent == lead.extent and len(part.held) == len(lead.held) for part in parts)
+    area = _common(parts) if same and len({part.held.dtype for part in parts}) == 1 else None
+    if area is None:
+        return NotImplemented
+    key = lead.work.key([], func, tuple(part.key for part in parts))
+    return lead.work.result(key, func([_widened(part, area) for part in parts], 1), area, lead.extent)
+
+
 def _rules() -> dict[Any, Callable[..., Any]]:
     """What is done on windows, by the function that a network calls."""
     found: dict[Any, Callable[..., Any]] = {
         torch.conv2d: _convolution, F.avg_pool2d: _pooling, torch.max_pool2d: _pooling, F.max_pool2d: _pooling,
-        F.batch_norm: _batch_norm, F.interpolate: _interpolated,
+        F.batch_norm: _batch_norm, F.interpolate: _interpolated, F.pad: _padded, torch.cat: _joined,
+        torch.concat: _joined,
     }  # fmt: skip
     for name in _POINTWISE.split():
         plain = None
