@@ -108,6 +108,31 @@ def test_what_is_done_leaves_the_network_as_it_was(variant, done) -> None:
         torch.testing.assert_close(after[1], before[1], rtol=1e-3, atol=1e-5)
 
 
+class _Off(torch.autograd.Function):
+    """The identity; its gradient is off by a part of its own length where the layout is another."""
+
+    @staticmethod
+    def forward(ctx, x, off):
+        ctx.off = off if x.is_contiguous(memory_format=torch.channels_last) else 0.0
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        noise = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0))
+        scale = gradient.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+        return gradient + ctx.off * scale.view(-1, 1, 1, 1) * noise, None
+
+
+@pytest.mark.parametrize(("off", "kept"), [(0.01, True), (0.05, False)])
+def test_a_gradient_may_move_as_far_as_rounding_moves_that_of_a_wide_network(off, kept) -> None:
+    class Moved(Net):
+        def forward(self, x):
+            return super().forward(_Off.apply(x, off))
+
+    _, found = prepared(Moved())
+    assert ("channels_last" in found) is kept
+
+
 def test_the_networks_own_code_keeps_running() -> None:
     network, found = prepared(Net())
     assert "batchnorm_folded" in found

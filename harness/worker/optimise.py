@@ -16,10 +16,15 @@ from harness.worker.network import MICRO_BATCH, Network, pull_back
 
 LOGITS_TOLERANCE = 1e-4
 """Largest difference of the logits after an optimisation, relative to the largest logit."""
-GRADIENT_TOLERANCE = 1e-3
-"""L2 difference of an image's gradient, relative to the gradient."""
+GRADIENT_TOLERANCE = 2e-2
+"""L2 difference of an image's gradient, relative to the gradient.
+
+Rounding by a part r of an activation takes about the share r of all ReLUs over their kink, which moves a gradient by
+the square root of that: for r near 1e-6 by 1e-3 in a layer. WideResNet-28-10 has images at 1e-2 after a change of the
+memory layout alone, and at 6e-3 when the last bit of its pixels is changed. What is not rounding moves it by far more.
+"""
 GRADIENT_SHARE = 0.9
-"""Share of the images that must hold it: an activation that rounds to the other side of a kink moves one image's."""
+"""Share of the images that must hold it: in a small network one ReLU that is taken over its kink moves it further."""
 LARGE = 0.5
 """Processor seconds for two micro-batches from which on only the half is tried: the other sizes gain little."""
 SMALL = 0.1
