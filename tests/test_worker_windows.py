@@ -78,16 +78,27 @@ def test_images_that_are_not_square(shape):
     assert any(windows._worth.values())
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AvgPool2d(3, 2)])
-def test_pools_are_followed(pool):
-    network = network_of(lambda: stack(nn.Conv2d(3, 8, 3), pool, nn.ReLU(), features=8))
+def pooled(pool):
+    return lambda: stack(nn.Conv2d(3, 8, 3), pool, nn.ReLU(), features=8)
+
+
+@pytest.mark.parametrize(
+    ("build", "slid"),
+    [
+        (pooled(nn.MaxPool2d(2)), 2), (pooled(nn.AvgPool2d(2)), 2), (pooled(nn.AvgPool2d(3, 2)), 2),
+        (NETWORKS["wrapped"], 2), (NETWORKS["joined"], 4), (NETWORKS["written_to"], 1),
+        (NETWORKS["added_in_place"], 7),
+    ],
+)  # fmt: skip
+def test_convolutions_and_pools_are_followed(build, slid):
+    network = network_of(build)
     images = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(9))
     windows = Windows(network)
     windows.place(list(range(4)), images)
     for _ in range(2):
         x, numbers = near(images, 2, torch.Generator().manual_seed(10))
         assert torch.equal(windows.ask(x, numbers), network(x))
-    assert windows._last[0][2].slid == 2
+    assert windows._last[0][2].slid == slid
 
 
 def test_images_that_did_not_change_or_changed_in_two_corners():

@@ -94,6 +94,26 @@ class Written(nn.Module):
         return self.head(y.sum((2, 3)))
 
 
+class Wrapped(nn.Module):
+    """What stands before and between the layers of many networks and changes every value by itself, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.slopes, self.drop, self.head = nn.PReLU(8), nn.Dropout(0.5), nn.Linear(8, 10)
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        assert x.type() == "torch.FloatTensor"
+        rows, *size = x.shape
+        mean = torch.tensor([0.5, 0.4, 0.6]).view(1, 3, 1, 1).expand(rows, *size)
+        x = torch.clip(x.view(-1, *size).cpu(), 0, 1).reshape(x.shape).sub(mean) / mean[0]
+        x = self.drop(self.slopes(self.first(x.type(torch.float32))))
+        x = torch.where(x > self.beta, torch.maximum(x, x.square()), x.masked_fill(x < 0, -0.5))
+        x = torch.add(x, F.dropout(torch.sigmoid(self.beta * x), 0.3, training=self.training))
+        return self.head(torch.mul(self.second(x), other=x.sign()).mean((2, 3)))
+
+
 class Joined(nn.Module):
     """Borders added by hand, on one side or all, and channels put side by side."""
 
@@ -127,6 +147,7 @@ NETWORKS = {
     "added_in_place_the_other_way": lambda: Added(True),
     "written_to": Written,
     "joined": Joined,
+    "wrapped": Wrapped,
     "stride_3": lambda: Residual(3),
     "pools": lambda: stack(
         nn.Conv2d(3, 8, 5, padding=2), nn.MaxPool2d(2), nn.SiLU(inplace=True), nn.Conv2d(8, 8, 3, padding="same"),

@@ -16,32 +16,48 @@ from harness.worker.areas import slide as slide_of
 from harness.worker.partial import Partial, Rules, around, changes
 
 
-def _flat(value: Tensor) -> bool:
-    """Whether it is the same for every row and everywhere in a map."""
-    return value.dim() == 0 or (
-        value.dim() in {3, 4} and value.shape[-1] == value.shape[-2] == 1 and (value.dim() == 3 or len(value) == 1)
-    )
+def _flat(value: Tensor) -> Tensor | None:
+    """``value`` with one entry for each channel at most, if it is the same for all rows and places; else None."""
+    if value.numel() == 1 and value.dim() <= 4:
+        return value
+    free = {3: (1, 2), 4: (0, 2, 3)}.get(value.dim())
+    if free is None or any(value.shape[at] > 1 and value.stride(at) for at in free):
+        return None
+    return value[:, :1, :1] if value.dim() == 3 else value[:1, :, :1, :1]
 
 
 def _pointwise(func: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     """An operation on every value by itself."""
     if kwargs.pop("inplace", False):
         return _in_place(args[0], _pointwise(func, *args, **kwargs))
-    if changes(func, args, kwargs):
+    if changes(func, args, kwargs) or any(isinstance(value, Tensor) for value in kwargs.values()):
         return NotImplemented
     parts = [value for value in args if isinstance(value, Partial)]
-    others = [value for value in args if isinstance(value, Tensor) and not isinstance(value, Partial)]
+    others = [_flat(value) for value in args if isinstance(value, Tensor) and not isinstance(value, Partial)]
+    constants = [value for value in others if value is not None]
     same = all(part.extent == parts[0].extent and part.held.shape[:2] == parts[0].held.shape[:2] for part in parts)
-    if not parts or not same or not all(map(_flat, others)):
+    if not parts or not same or len(constants) < len(others):
         return NotImplemented
     area = _common(parts)
     if area is None:
         return NotImplemented
-    held = [_widened(value, area) if isinstance(value, Partial) else value for value in args]
-    lead = parts[0]
+    flat = iter(constants)
+    held = [
+        _widened(value, area) if isinstance(value, Partial) else next(flat) if isinstance(value, Tensor) else value
+        for value in args
+    ]
+    lead, made = parts[0], func(*held, **kwargs)
+    if not isinstance(made, Tensor) or made.shape != _shape_in(lead, area):
+        return NotImplemented
     plain = str([value for value in args if not isinstance(value, Tensor)]) + (str(kwargs) if kwargs else "")
-    key = lead.work.key(others, func, tuple(part.key for part in parts), plain)
-    return lead.work.result(key, func(*held, **kwargs), area, lead.extent)
+    key = lead.work.key(constants, func, tuple(part.key for part in parts), plain)
+    return lead.work.result(key, made, area, lead.extent)
+
+
+def _shape_in(part: Partial, area: Area) -> tuple[int, ...]:
+    """Shape of what is held of ``part`` when its windows are ``area``."""
+    taken_down = part.work.anchors is None
+    return (*part.held.shape[:2], *(part.extent if taken_down else (area.side, area.side)))
 
 
 def _also_in_place(plain: Any) -> Callable[..., Any]:  # noqa: ANN401
@@ -191,6 +207,27 @@ def _batch_norm(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noq
     return image.work.result(key, func(image.held, *args, **kwargs), image.area, image.extent)
 
 
+def _by_channel(func: Any, image: Any, weight: Any) -> Any:  # noqa: ANN401
+    """An operation on every value by itself, with a number of each channel's own."""
+    if not isinstance(image, Partial) or isinstance(weight, Partial):
+        return NotImplemented
+    key = image.work.key([weight], func, image.key)
+    return image.work.result(key, func(image.held, weight), image.area, image.extent)
+
+
+def _unchanged(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Dropout that is off, and other shapes that are the one it has."""
+    if not isinstance(image, Partial):
+        return NotImplemented
+    if func in _SHAPES:
+        sizes = args[0] if args and isinstance(args[0], tuple | list) else args
+        rows, shape = len(image.held), (*image.held.shape[1:2], *image.extent)
+        return image if tuple(sizes) in {(rows, *shape), (-1, *shape)} and not kwargs else NotImplemented
+    given = inspect.signature(func).bind(image, *args, **kwargs)
+    given.apply_defaults()
+    return NotImplemented if given.arguments["training"] else image
+
+
 def _interpolated(
     func: Any,  # noqa: ANN401
     image: Any,  # noqa: ANN401
@@ -249,8 +286,9 @@ def _rules() -> dict[Any, Callable[..., Any]]:
     found: dict[Any, Callable[..., Any]] = {
         torch.conv2d: _convolution, F.avg_pool2d: _pooling, torch.max_pool2d: _pooling, F.max_pool2d: _pooling,
         F.batch_norm: _batch_norm, F.interpolate: _interpolated, F.pad: _padded, torch.cat: _joined,
-        torch.concat: _joined,
+        torch.concat: _joined, torch.prelu: _by_channel, F.prelu: _by_channel,
     }  # fmt: skip
+    found |= dict.fromkeys((*_SHAPES, F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _unchanged)
     for name in _POINTWISE.split():
         plain = None
         for owner in (Tensor, F, torch):
@@ -265,8 +303,11 @@ def _rules() -> dict[Any, Callable[..., Any]]:
     return found
 
 
+_SHAPES = (Tensor.view, Tensor.reshape, torch.reshape)
 _POINTWISE = """
-relu relu6 leaky_relu elu selu celu silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish softplus threshold clamp
-clamp_min clamp_max neg abs exp square clone detach contiguous to float add sub mul div truediv true_divide pow
+relu relu6 leaky_relu elu selu celu silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish softplus softsign
+logsigmoid hardshrink softshrink tanhshrink threshold clamp clip clamp_min clamp_max maximum minimum neg abs exp log
+log1p sqrt rsqrt reciprocal square erf sin cos sign round floor ceil gt lt ge le eq ne logical_not where masked_fill
+lerp addcmul clone detach contiguous to type cpu float double half bfloat16 add sub mul div truediv true_divide pow
 """
 RULES: Rules = _rules()
