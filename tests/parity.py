@@ -35,6 +35,8 @@ MEMBERS = {"apgd-ce": "APGD-CE", "apgd-t-alone": "APGD-T", "fab-t-alone": "FAB-T
 IN_CASCADE = ("apgd-t", "fab-t", "square")
 CASCADE = IN_CASCADE[-1]
 """The last task of the cascade: what it leaves is what AutoAttack leaves."""
+TOGETHER = ("AutoAttack", "all four")
+"""Rows about the members together: as a cascade, and read off what each did by itself."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,14 @@ def table(ours: Path, theirs: Path, submissions: list[str], threats: list[Threat
     rows: list[Row] = []
     for submission in submissions:
         for threat in threats:
-            tasks = {**MEMBERS, CASCADE: "AutoAttack"}
+            tasks = {**MEMBERS, CASCADE: TOGETHER[0]}
             *alone, cascade = (
                 compared(submission, threat, label, *(newest(root, submission, f"{name}@{threat}", limit)
                          for root in (ours, theirs)))
                 for name, label in tasks.items()
             )  # fmt: skip
             worst = compared(
-                submission, threat, "all four", *(together(root, submission, threat, limit) for root in (ours, theirs))
+                submission, threat, TOGETHER[1], *(together(root, submission, threat, limit) for root in (ours, theirs))
             )
             rows += [*alone, max(cascade, worst, key=lambda row: row.n)]
     return [row for row in rows if row.n]
@@ -154,8 +156,12 @@ def merged(page: Path, rows: list[Row]) -> list[Row]:
         place = (row.submission, row.threat, row.what)
         if place not in places or row.n >= places[place].n:
             places[place] = row
-    order = [row.submission for row in places.values()]
-    return sorted(places.values(), key=lambda row: order.index(row.submission))
+    found = list(places.values())
+    submissions, threats = ([getattr(row, name) for row in found] for name in ("submission", "threat"))
+    attacks = [*MEMBERS.values(), *TOGETHER]
+    return sorted(
+        found, key=lambda row: (submissions.index(row.submission), threats.index(row.threat), attacks.index(row.what))
+    )
 
 
 def main() -> int:

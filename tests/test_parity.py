@@ -93,4 +93,4 @@ def test_rows_of_an_earlier_page_stay_unless_there_are_newer_ones(tmp_path) -> N
     page.write_text(parity.markdown(earlier))
     assert parity.merged(page, []) == earlier
     newer = [row("a", "Square", 512, ours=0), row("a", "FAB-T", 512), row("b", "Square", 100)]
-    assert parity.merged(page, newer) == [earlier[0], newer[0], newer[1], earlier[2]]
+    assert parity.merged(page, newer) == [earlier[0], newer[1], newer[0], earlier[2]], "members in their order"
