@@ -114,6 +114,20 @@ class Wrapped(nn.Module):
         return self.head(torch.mul(self.second(x), other=x.sign()).mean((2, 3)))
 
 
+class Named(nn.Module):
+    """Arguments by their names, the first one too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(11, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x):
+        y = torch.reshape(F.relu(input=self.first(x)), shape=(-1, 8, *x.shape[2:]))
+        y = F.pad(input=torch.cat(tensors=[y, x], dim=1), pad=(1, 1, 1, 1))
+        y = F.conv2d(input=y, weight=self.second.weight, bias=self.second.bias)
+        return self.head(torch.add(input=y, other=y).mean((2, 3)))
+
+
 class Joined(nn.Module):
     """Borders added by hand, on one side or all, and channels put side by side."""
 
@@ -147,6 +161,7 @@ NETWORKS = {
     "added_in_place_the_other_way": lambda: Added(True),
     "written_to": Written,
     "joined": Joined,
+    "named": Named,
     "wrapped": Wrapped,
     "stride_3": lambda: Residual(3),
     "pools": lambda: stack(

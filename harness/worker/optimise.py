@@ -21,7 +21,8 @@ GRADIENT_TOLERANCE = 2e-2
 
 Rounding by a part r of an activation takes about the share r of all ReLUs over their kink, which moves a gradient by
 the square root of that: for r near 1e-6 by 1e-3 in a layer. WideResNet-28-10 has images at 1e-2 after a change of the
-memory layout alone, and at 6e-3 when the last bit of its pixels is changed. What is not rounding moves it by far more.
+memory layout alone, and at 6e-3 when the last bit of its pixels is changed. What is done is exact but for rounding: the
+comparison is for networks where it should not have been done.
 """
 GRADIENT_SHARE = 0.9
 """Share of the images that must hold it: in a small network one ReLU that is taken over its kink moves it further."""

@@ -215,7 +215,8 @@ class Partial(Tensor):
             args, kwargs = [_written(value) for value in args], {name: _written(kwargs[name]) for name in kwargs}
             part = _first([*args, *kwargs.values()])
         rule = None if part is None else part.work.known.rules.get(func)
-        if rule is not None:
+        # Rules take what comes first by its place.
+        if rule is not None and args:
             result = rule(func, *args, **kwargs)
             if result is not NotImplemented:
                 return result

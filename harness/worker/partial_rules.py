@@ -215,17 +215,16 @@ def _by_channel(func: Any, image: Any, weight: Any) -> Any:  # noqa: ANN401
     return image.work.result(key, func(image.held, weight), image.area, image.extent)
 
 
-def _unchanged(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-    """Dropout that is off, and other shapes that are the one it has."""
-    if not isinstance(image, Partial):
-        return NotImplemented
-    if func in _SHAPES:
-        sizes = args[0] if args and isinstance(args[0], tuple | list) else args
-        rows, shape = len(image.held), (*image.held.shape[1:2], *image.extent)
-        return image if tuple(sizes) in {(rows, *shape), (-1, *shape)} and not kwargs else NotImplemented
-    given = inspect.signature(func).bind(image, *args, **kwargs)
-    given.apply_defaults()
-    return NotImplemented if given.arguments["training"] else image
+def _reshaped(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Another shape that is the one it has."""
+    sizes = args[0] if args and isinstance(args[0], tuple | list) else args
+    same = isinstance(image, Partial) and tuple(sizes) in {tuple(image.shape), (-1, *image.shape[1:])}
+    return image if same and not kwargs else NotImplemented
+
+
+def _dropped(func: Any, image: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: ANN401
+    """Dropout that is off."""
+    return NotImplemented if training or not isinstance(image, Partial) else image
 
 
 def _interpolated(
@@ -288,7 +287,8 @@ def _rules() -> dict[Any, Callable[..., Any]]:
         F.batch_norm: _batch_norm, F.interpolate: _interpolated, F.pad: _padded, torch.cat: _joined,
         torch.concat: _joined, torch.prelu: _by_channel, F.prelu: _by_channel,
     }  # fmt: skip
-    found |= dict.fromkeys((*_SHAPES, F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout), _unchanged)
+    found |= dict.fromkeys((Tensor.view, Tensor.reshape, torch.reshape), _reshaped)
+    found |= dict.fromkeys((F.dropout, F.dropout2d), _dropped)
     for name in _POINTWISE.split():
         plain = None
         for owner in (Tensor, F, torch):
@@ -303,7 +303,6 @@ def _rules() -> dict[Any, Callable[..., Any]]:
     return found
 
 
-_SHAPES = (Tensor.view, Tensor.reshape, torch.reshape)
 _POINTWISE = """
 relu relu6 leaky_relu elu selu celu silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish softplus softsign
 logsigmoid hardshrink softshrink tanhshrink threshold clamp clip clamp_min clamp_max maximum minimum neg abs exp log
