@@ -197,9 +197,9 @@ def run(
     request = runs.Request(
         ids=ids, suite=suite, dataset=dataset, limit=limit, threats=threats, only=only, roots=submission_roots(roots),
         results=results, data_dir=data_dir, seed=seed,
-        workers=workers, implementation=implementation, corruptions=corruptions,
+        workers=workers, implementation=implementation, precision=precision, corruptions=corruptions,
         progress=download_progress(click.echo),
-        settings=Settings(batch_size, device, threads, memory_limit, shard_timeout, precision),
+        settings=Settings(batch_size, device, threads, memory_limit, shard_timeout),
     )  # fmt: skip
     prepared = runs.prepare(request)
     for note in prepared.notes:

@@ -46,6 +46,8 @@ class Request:
     implementation: str = "own"
     """``own``, or ``reference`` for pyautoattack's members of AutoAttack."""
     settings: Settings = field(default_factory=Settings)
+    precision: str = "full"
+    """``full``, or ``mixed``: attacks search in bfloat16 and every success is decided in float32."""
     corruptions: str = "auto"
     """Where corrupted images come from: ``harness.datasets.corrupted.SOURCES``."""
     progress: Progress | None = None
@@ -127,7 +129,7 @@ def _tasks(request: Request, submission: Submission, corrupted: Corrupted | None
     tasks = suites.expand(
         suite,
         threats,
-        implementation=lambda name, norm: find(name).implementation(norm),
+        implementation=lambda name, norm: find(name).implementation(norm, request.precision),
         only=request.only,
         probe=PROBES.get,
         corruptions=corrupted,

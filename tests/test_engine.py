@@ -15,7 +15,7 @@ from harness.engine.counting import Ledger
 from harness.engine.inspection import within
 from harness.engine.outcome import Settings
 from harness.engine.shard import run_shard
-from harness.models import WorkerOptions
+from harness.models import RemoteModel, WorkerOptions
 from harness.plan import Work
 from harness.records import Identity, Shard, Status, Task, ThreatModel
 from harness.worker.network import Network
@@ -169,6 +169,19 @@ def test_a_cascade_attacks_correct_survivors_and_remembers_the_fallen(monkeypatc
     second = run(task("spy", cascade="all", after=("fgsm@Linf-8/255",)), earlier=[first]).record
     assert [level for batch in seen for level in batch] == [0, 136]
     assert [row.robust for row in second.examples] == [row.robust for row in first.examples]
+
+
+def test_the_task_says_in_which_precision_the_search_is(monkeypatch) -> None:
+    asked = []
+
+    def remember(worker, search):
+        asked.append(search)
+        return RemoteModel(worker)
+
+    monkeypatch.setattr("harness.engine.shard.RemoteModel", remember)
+    for precision in ("full", "mixed"):
+        run(task("fgsm", implementation=ATTACKS.get("fgsm").implementation("Linf", precision)))
+    assert asked == ["", "bfloat16"]
 
 
 def test_a_member_after_a_failed_one_is_skipped() -> None:

@@ -294,6 +294,21 @@ def test_records_of_other_code_are_said_to_be_stale(honest_root, tmp_path) -> No
     assert "honest Linf-8/255: nothing to judge: clean: its record is stale; run it" in after.stderr
 
 
+def test_records_of_a_search_in_bfloat16_do_not_stand_for_others(honest_root, tmp_path) -> None:
+    results = tmp_path / "r"
+    command = ["run", "honest", "--submissions", str(honest_root), "--results", str(results), "--limit", "4"]
+    command += ["--suite", "quick", "--attack", "clean", "--attack", "pgd-20"]
+    for options, ready, ending in (
+        (["--precision", "mixed"], 0, "rampart-pgd-1+search-bfloat16"),
+        (["--precision", "mixed"], 2, "rampart-pgd-1+search-bfloat16"),
+        ([], 1, "rampart-pgd-1"),
+    ):
+        done = harness(*command, *options)
+        assert done.returncode == 0, done.stderr
+        assert f"2 shards, {ready} done already" in done.stdout
+        assert [record.shard.task.implementation for record in records(results)] == ["rampart-clean-1", ending]
+
+
 def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)

@@ -46,15 +46,18 @@ class Attack:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """By norm, ``source`` where it is another version than in the other norms."""
 
-    def implementation(self, norm: str) -> str:
-        """``source`` in ``norm`` with its version, looked up when asked for; ``UserError`` when it is not installed."""
+    def implementation(self, norm: str, precision: str = "full") -> str:
+        """``source`` in ``norm`` with its version, looked up when asked for; ``UserError`` when it is not installed.
+
+        With ``precision`` ``mixed`` it says so: another search may find something else.
+        """
         source = self.elsewhere.get(norm, self.source)
-        if source.rpartition("-")[2].isdigit():
-            return source
-        try:
-            return f"{source}-{importlib.metadata.version(source)}"
-        except importlib.metadata.PackageNotFoundError:
-            raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
+        if not source.rpartition("-")[2].isdigit():
+            try:
+                source = f"{source}-{importlib.metadata.version(source)}"
+            except importlib.metadata.PackageNotFoundError:
+                raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
+        return source + _MIXED if precision == "mixed" else source
 
     def check_params(self, params: Iterable[str]) -> None:
         """``UserError`` when the attack has no parameter of some name."""
@@ -66,6 +69,8 @@ class Attack:
 
 _GIVEN = {"model", "x", "y", "eps", "norm", "generator", "batch_size"}
 """Arguments that every attack takes and that are not parameters of a recipe."""
+_MIXED = "+search-bfloat16"
+"""How the implementation of a task ends whose attack searches in bfloat16; every success is decided in float32."""
 
 ATTACKS: Registry[Attack] = Registry("attack")
 """Our own, by the names that suites use."""
@@ -127,6 +132,11 @@ for _attack in (
 
 ATTACKS.freeze()
 REFERENCES.freeze()
+
+
+def search_of(implementation: str) -> str:
+    """The precision that an attack searches in, as ``RemoteModel`` takes it: ``bfloat16``, or empty for the images'."""
+    return "bfloat16" if implementation.endswith(_MIXED) else ""
 
 
 def find_attack(name: str, implementation: str = "") -> Attack:

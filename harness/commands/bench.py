@@ -40,22 +40,24 @@ def bench(
     """
     from harness import bench as benching
     from harness import datasets
+    from harness.bench.recipes import parse_attack
     from harness.models import WorkerError
     from harness.run import default_workers
     from harness.submission import discover
 
-    benching.parse_attack(attack)
     found = discover(submission_roots(roots))
     if id in found.problems:
         raise found.problems[id]
     if id not in found.submissions:
         raise UnknownNameError("submission", id, [*found.submissions, *found.problems])
     submission = found.submissions[id]
+    threat = threat or submission.card.threats[0]
+    parse_attack(attack, threat)
     x, y = (data := datasets.load(dataset, data_dir=data_dir, limit=limit)).tensors(0, len(data))
     device = resolve_device(device)
     try:
         comparison = benching.compare(
-            submission.spec(), x, y, attack=attack, threat=threat or submission.card.threats[0], device=device,
+            submission.spec(), x, y, attack=attack, threat=threat, device=device,
             workers=workers or (default_workers() if device == "cpu" else 1), batch_size=batch_size,
             reference_batch=reference_batch, precision=precision, memory_limit=memory_limit,
             say=(lambda _: None) if as_json else click.echo,

@@ -12,7 +12,7 @@ from harness.records import Example, Footprint, Record
 
 @dataclass(frozen=True)
 class Settings:
-    """How shards are run; none of it may change an outcome, ``precision`` apart."""
+    """How shards are run; none of it may change an outcome."""
 
     batch_size: int = 64
     """Images per question to the network; halved for a submission that runs out of memory."""
@@ -22,8 +22,6 @@ class Settings:
     """Bytes the worker may hold; None: no limit."""
     shard_timeout: float = 3600.0
     """Seconds a shard may take."""
-    precision: str = "full"
-    """``full``, or ``mixed``: attacks search in bfloat16 and every success is decided in float32."""
 
 
 @dataclass(frozen=True)

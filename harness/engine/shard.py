@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness import environment
-from harness.attacks import Attack, find_attack
+from harness.attacks import Attack, find_attack, search_of
 from harness.attacks.randomness import ExampleGenerators
 from harness.datasets import Corrupted, Dataset
 from harness.engine.corrupting import run_corruption
@@ -22,7 +22,7 @@ from harness.errors import BreachError, UserError
 from harness.models import Description, ModelWorker, RemoteModel, WorkerError
 from harness.plan import Work
 from harness.probes.footprint import measure
-from harness.records import Cost, Example, Failure, Footprint, Record, Status, Task
+from harness.records import Cost, Example, Failure, Footprint, Record, Status
 
 
 def _survivors(correct: Tensor, earlier: Sequence[Record]) -> tuple[Tensor, Mapping[int, int]]:
@@ -89,7 +89,7 @@ def _run_attack(
         attempted, fallen, labels = clean >= 0, {}, clean
     chosen = attempted.nonzero().squeeze(1)
     indices = [shard.start + int(row) for row in chosen]
-    model = RemoteModel(worker, search="bfloat16") if settings.precision == "mixed" else RemoteModel(worker)
+    model = RemoteModel(worker, search=search_of(task.implementation))
     before = worker.probe("state")["parameters"]
     returned, ledger = _attack(attack, model, x[chosen], labels[chosen], indices, work, batch_size)
     if worker.probe("state")["parameters"] != before:
@@ -198,7 +198,7 @@ def run_shard(
             threads=settings.threads,
             dtype=description.dtype if description else "",
             hardware=description.hardware if description else "",
-            optimisations=(*description.optimisations, *_precision(task, settings)) if description else (),
+            optimisations=description.optimisations if description else (),
         ),
         cost=Cost(
             seconds=time.monotonic() - began,
@@ -214,11 +214,6 @@ def run_shard(
         mismatches=found.mismatches,
     )
     return Outcome(record, found.indices, found.adversarial)
-
-
-def _precision(task: Task, settings: Settings) -> tuple[str, ...]:
-    """What a record says of a search in reduced precision."""
-    return ("search_bfloat16",) if task.kind == "attack" and settings.precision == "mixed" else ()
 
 
 def _run_cost(work: Work, dataset: Dataset, worker: ModelWorker, settings: Settings) -> tuple[Description, Footprint]:

@@ -26,7 +26,7 @@ def _in_batches(run: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, b
     return torch.cat([run(part, labels).detach() for part, labels in parts])
 
 
-def _pyautoattack(members: tuple[str, ...]) -> Reference:
+def _pyautoattack(members: tuple[str, ...], params: Mapping[str, Any]) -> Reference:
     def run(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, norm: str, batch_size: int, seed: int) -> Tensor:
         from pyautoattack import AutoAttack
 
@@ -36,10 +36,15 @@ def _pyautoattack(members: tuple[str, ...]) -> Reference:
             version="standard" if whole else "custom",
         )  # fmt: skip
         if not whole:
-            # The settings of the standard version, which "custom" leaves to the caller.
-            attack.apgd.n_restarts = attack.fab.n_restarts = attack.apgd_targeted.n_restarts = 1
-            attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = 9
-            attack.square.n_queries = 5000
+            # What the standard version sets, "custom" leaves to the caller.
+            attack.apgd.use_largereps = attack.apgd_targeted.use_largereps = norm == "L1"
+            attack.apgd.n_restarts = params.get("restarts", 1)
+            attack.fab.n_restarts = attack.apgd_targeted.n_restarts = 1
+            attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = params.get("targets", 9)
+            attack.apgd.n_iter = attack.apgd.n_iter_orig = params.get("steps", STEPS)
+            attack.apgd_targeted.n_iter = attack.apgd_targeted.n_iter_orig = params.get("steps", STEPS)
+            attack.fab.n_iter = params.get("steps", STEPS)
+            attack.square.n_queries = params.get("queries", 5000)
         with contextlib.redirect_stdout(io.StringIO()):
             found: Tensor = attack.run_standard_evaluation(x, y, batch_size=batch_size)[0]
         return found
@@ -111,7 +116,7 @@ def references(attack: str, norm: str, params: Mapping[str, Any]) -> dict[str, R
     if attack == "autoattack" or attack in _MEMBERS:
         members = _MEMBERS if attack == "autoattack" else (attack,)
         if importlib.util.find_spec("pyautoattack"):
-            found["pyautoattack"] = _pyautoattack(members)
+            found["pyautoattack"] = _pyautoattack(members, params)
     if attack in {"fgsm", "pgd", "deepfool"} and norm in {"Linf", "L2"} and importlib.util.find_spec("foolbox"):
         found["foolbox"] = _foolbox(attack, steps)
     has = {"fgsm": {"Linf"}, "pgd": {"Linf", "L2"}, "deepfool": {"L2"}, "autoattack": {"Linf", "L2"}}
