@@ -155,9 +155,9 @@ def _planned(suite: str, threat: ThreatModel, data: Dataset, seed: int, defence:
             continue
         if task.attack:
             attack = find_attack(task.attack)
-            attack.check_params(task.params)
             if threat.norm not in attack.norms:
                 continue
+            attack.check_params(task.params, eps=threat.value, norm=threat.norm)
         kept.append(task)
     if not any(task.kind == "clean" for task in kept):
         raise InputError(f"suite: expected a task of the kind clean in {suite}, got none")

@@ -137,13 +137,14 @@ def _tasks(request: Request, submission: Submission, corrupted: Corrupted | None
     )
     kept: list[Task] = []
     for task in tasks:
-        if task.attack:
-            find(task.attack).check_params(task.params)
-        if task.attack and task.threat is not None and task.threat.norm not in find(task.attack).norms:
-            note = f"{task.name} has no {task.threat.norm} form: left out"
-            if note not in notes:
-                notes.append(note)
-            continue
+        if task.attack and task.threat is not None:
+            attack, norm = find(task.attack), task.threat.norm
+            if norm not in attack.norms:
+                note = f"{task.name} has no {norm} form: left out"
+                if note not in notes:
+                    notes.append(note)
+                continue
+            attack.check_params(task.params, eps=task.threat.value, norm=norm)
         kept.append(task)
     return tuple(kept)
 

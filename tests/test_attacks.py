@@ -1,5 +1,6 @@
 """What every attack promises on any network: purity, tolerance of bad logits, clear refusals, batch invariance."""
 
+import inspect
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 from attack_models import Linear, RowByRow, distance, images, run
 from torch import nn
 
-from harness.attacks import ATTACKS, Attack, find_attack
+from harness.attacks import ATTACKS, REFERENCES, Attack, find_attack
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UnknownNameError, UserError
 
@@ -197,6 +198,26 @@ def test_a_network_without_gradient_is_survived(name, norm):
     assert (distance(x_adv, x, norm) <= 0.01 + 1e-6).all()
 
 
+def test_a_parameter_that_an_attack_does_not_take_is_told_before_anything_runs():
+    budget = {"eps": 0.1, "norm": "Linf"}
+    ATTACKS.get("pgd").check_params({"steps": 3, "loss": "margin"}, **budget)
+    with pytest.raises(UserError, match=r"pgd: expected parameters among .*steps.*, got 'nb_iter'"):
+        ATTACKS.get("pgd").check_params({"nb_iter": 3}, **budget)
+    unfit = [0.5, "all", [3], {"a": 1}, [1, "x"], object()]
+    for attack in (registry.get(name) for registry in (ATTACKS, REFERENCES) for name in registry.names()):
+        attack.check_params({}, **budget)
+        known = inspect.signature(attack.run).parameters
+        for name, parameter in known.items():
+            kind = type(parameter.default)
+            if name in {"model", "x", "y", "eps", "norm", "generator", "batch_size"}:
+                continue
+            for value in unfit:
+                if (kind is float or name == "step_size") and value == 0.5:
+                    continue
+                with pytest.raises(UserError, match=f": {name}: expected .*, got "):
+                    attack.check_params({name: value}, **budget)
+
+
 def test_the_registry_names_what_it_holds():
     members = ["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
     assert ATTACKS.names() == sorted(["budget", "deepfool", "fgsm", "pgd", *members])
@@ -207,9 +228,6 @@ def test_the_registry_names_what_it_holds():
     assert find_attack("pgd", "reference") is ATTACKS.get("pgd"), "there is no other"
     with pytest.raises(UnknownNameError, match="did you mean 'pgd'"):
         ATTACKS.get("pdg")
-    ATTACKS.get("pgd").check_params(["steps", "loss"])
-    with pytest.raises(UserError, match=r"pgd: expected parameters among .*steps.*, got 'nb_iter'"):
-        ATTACKS.get("pgd").check_params(["nb_iter"])
     absent = Attack("x", ATTACKS.get("pgd").run, "no-such-package-anywhere", ("Linf",))
     with pytest.raises(UserError, match="pip install no-such-package-anywhere"):
         absent.implementation("Linf")

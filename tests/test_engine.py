@@ -149,6 +149,13 @@ def test_a_minimum_norm_attack_is_judged_at_the_budget() -> None:
         assert row.consistent == (1.02 * exact > EPS)
 
 
+def test_fab_that_looks_for_the_minimum_is_judged_at_the_budget_too() -> None:
+    record = run(task("fab-t", params={"steps": 10, "targets": 1, "minimum": True})).record
+    assert record.status is Status.OK, record.failure
+    assert max(row.linf for row in record.examples) > 2 * EPS
+    assert [row.consistent for row in record.examples] == [abs(level / 255 - 0.5) > EPS for level in LEVELS]
+
+
 def test_a_minimum_norm_attack_that_finds_nothing_is_infinitely_far(monkeypatch) -> None:
     attack = Attack("lazy", lambda model, x, y, **_: x.clone(), "test-1", ("Linf",), minimum_norm=True)
     monkeypatch.setitem(ATTACKS._items, "lazy", attack)

@@ -224,6 +224,15 @@ def test_a_wrong_command_is_one_clear_line(arguments, message, honest_root) -> N
         ("attack = 'pgd'\nparams = { stepz = 3 }", "stepz"),
         ("attack = 'pdg'", "unknown attack 'pdg': did you mean 'pgd'?"),
         ("attack = 'pgd'\nparams = { step_size = 'eps/zero' }", "expected a multiple of eps"),
+        (
+            "attack = 'apgd-t'\nparams = { targets = 'all' }",
+            "targets: expected a whole number of at least 1, got 'all'",
+        ),
+        ("attack = 'pgd'\nparams = { steps = 0 }", "pgd: steps: expected a whole number of at least 1, got 0"),
+        (
+            "attack = 'budget'\nparams = { fractions = 1.0 }",
+            "fractions: expected rising numbers above 0, got 1.0",
+        ),
     ],
 )
 def test_a_wrong_suite_is_one_clear_line(line, message, honest_root, tmp_path) -> None:

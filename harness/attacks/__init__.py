@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from harness.attacks import autoattack
 from harness.attacks.apgd import NORMS as APGD_NORMS
@@ -39,7 +40,7 @@ class Attack:
     norms: tuple[str, ...]
     """Norms it can be run in."""
     minimum_norm: bool = False
-    """Ignores ``eps`` and returns the closest adversarial example it found, or ``x`` itself."""
+    """Whatever its parameters, it ignores ``eps`` and returns the closest adversarial example it found, or ``x``."""
     passes: Callable[[Mapping[str, Any], int], tuple[float, float]] = lambda _params, _classes: (1.0, 1.0)
     """From parameters and number of classes to forward and backward passes for one image that survives: an estimate
     of the work, for the time left; what really happened is counted."""
@@ -59,12 +60,18 @@ class Attack:
                 raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
         return source + _MIXED if precision == "mixed" else source
 
-    def check_params(self, params: Iterable[str]) -> None:
-        """``UserError`` when the attack has no parameter of some name."""
+    def minimises(self, params: Mapping[str, Any]) -> bool:
+        """Whether it looks for the closest adversarial example, however far, with these parameters."""
+        return self.minimum_norm or bool(params.get("minimum"))
+
+    def check_params(self, params: Mapping[str, Any], *, eps: float, norm: str) -> None:
+        """``UserError`` when the attack has no parameter of some name or refuses what one is set to."""
         known = set(inspect.signature(self.run).parameters) - _GIVEN
         for name in params:
             if name not in known:
                 raise UserError(f"{self.name}: expected parameters among {', '.join(sorted(known))}, got {name!r}")
+        nothing = torch.empty(0, 3, 32, 32)
+        self.run(nn.Identity(), nothing, nothing.long().flatten(), eps=eps, norm=norm, generator=None, **params)
 
 
 _GIVEN = {"model", "x", "y", "eps", "norm", "generator", "batch_size"}

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from harness.attacks.apgd_steps import begin
 from harness.attacks.asking import Loss, ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball
-from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_choice, check_count, check_labels, check_norm, check_positive
 from harness.attacks.losses import cross_entropy, difference, dlr, dlr_targeted, margin
 from harness.attacks.randomness import ExampleGenerators
-from harness.errors import UserError
 
 NORMS = ("Linf", "L2", "L1")
 LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
@@ -253,8 +252,7 @@ def _parts(rows: Tensor, pixels: int) -> tuple[Tensor, ...]:
 
 
 def _loss(attack: str, name: str, losses: dict[str, Callable[..., Tensor]]) -> Callable[..., Tensor]:
-    if name not in losses:
-        raise UserError(f"{attack}: loss: expected one of {', '.join(losses)}, got {name!r}")
+    check_choice(attack, losses, loss=name)
     return losses[name]
 
 

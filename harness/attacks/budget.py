@@ -42,8 +42,9 @@ def budget(
     check_norm("budget", norm, NORMS)
     check_positive("budget", eps=eps)
     check_count("budget", steps=steps)
-    if not fractions or list(fractions) != sorted(set(fractions)) or not all(_positive(part) for part in fractions):
-        raise UserError(f"budget: fractions: expected rising numbers above 0, got {list(fractions)!r}")
+    parts = list(fractions) if isinstance(fractions, Sequence) else []
+    if not parts or not all(_positive(part) for part in parts) or parts != sorted(set(parts)):
+        raise UserError(f"budget: fractions: expected rising numbers above 0, got {fractions!r}")
     x_adv = x.detach().clone()
     if not len(x):
         return x_adv
@@ -51,7 +52,7 @@ def budget(
     check_labels("budget", logits, y)
     rows = (~reveal(model, x_adv, logits, y, batch_size)).nonzero().squeeze(1)
     generators = ExampleGenerators.of(generator, len(x))
-    for part in fractions:
+    for part in parts:
         if not len(rows):
             break
         found = apgd(

@@ -13,7 +13,15 @@ from harness.attacks.asking import ask, ask_gradient, batches, confirm, reveal
 from harness.attacks.boundary import likeliest, nearest_boundary
 from harness.attacks.geometry import finite
 from harness.attacks.hyperplane import NORMS, project
-from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import (
+    check_batch,
+    check_batch_size,
+    check_count,
+    check_labels,
+    check_norm,
+    check_positive,
+    check_switch,
+)
 from harness.attacks.losses import misclassified
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
@@ -146,6 +154,7 @@ def _fab(
     check_norm(name, norm, NORMS)
     check_positive(name, eps=eps, alpha_max=rule.alpha_max, eta=rule.eta, beta=rule.beta)
     check_count(name, steps=steps, restarts=restarts)
+    check_switch(name, minimum=minimum)
     check_batch_size(name, batch_size)
     for parameter, value in {"alpha_max": rule.alpha_max, "beta": rule.beta}.items():
         if value > 1:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from harness.attacks.asking import ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent, per_image
-from harness.attacks.inputs import check_batch, check_batch_size, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_batch_size, check_labels, check_norm, check_positive, check_switch
 from harness.attacks.losses import cross_entropy
 from harness.attacks.randomness import ExampleGenerators
 
@@ -41,6 +41,7 @@ def fgsm(
     check_positive("fgsm", eps=eps)
     step_size = (1.25 * eps if random_start else eps) if step_size is None else step_size
     check_positive("fgsm", step_size=step_size)
+    check_switch("fgsm", random_start=random_start)
     x = x.detach()
     if not len(x):
         return x.clone()

@@ -1,7 +1,7 @@
 """What every attack asks of its arguments; each breach is one line that says what was expected."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +23,21 @@ def check_batch(attack: str, x: Tensor, y: Tensor) -> None:
 
 def check_norm(attack: str, norm: str, norms: Sequence[str]) -> None:
     """``UserError`` unless ``norm`` is one of ``norms``."""
-    if norm not in norms:
-        raise UserError(f"{attack}: norm: expected one of {', '.join(norms)}, got {norm!r}")
+    check_choice(attack, norms, norm=norm)
+
+
+def check_choice(attack: str, choices: Collection[str], **values: str) -> None:
+    """``UserError`` unless every value is one of ``choices``."""
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in choices:
+            raise UserError(f"{attack}: {name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_switch(attack: str, **values: bool) -> None:
+    """``UserError`` unless every value is true or false."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{attack}: {name}: expected true or false, got {value!r}")
 
 
 def check_positive(attack: str, **values: float) -> None:

@@ -8,7 +8,16 @@ from torch import Tensor, nn
 
 from harness.attacks.asking import Loss, ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball, ascent, per_image
-from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import (
+    check_batch,
+    check_batch_size,
+    check_choice,
+    check_count,
+    check_labels,
+    check_norm,
+    check_positive,
+    check_switch,
+)
 from harness.attacks.losses import LOSSES
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
@@ -50,8 +59,8 @@ def pgd(
     step_size = eps / 4 if step_size is None else step_size
     check_positive("pgd", step_size=step_size)
     check_count("pgd", steps=steps, restarts=restarts)
-    if loss not in LOSSES:
-        raise UserError(f"pgd: loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+    check_choice("pgd", LOSSES, loss=loss)
+    check_switch("pgd", random_start=random_start)
     if restarts > 1 and not random_start:
         raise UserError(f"pgd: restarts: expected 1 without a random start, got {restarts}")
     x = x.detach()

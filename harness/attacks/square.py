@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.attacks.asking import Nearby, ask, reveal
-from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import check_batch, check_count, check_labels, check_norm, check_positive, check_switch
 from harness.attacks.losses import margin
 from harness.attacks.randomness import ExampleGenerators
 from harness.attacks.square_moves import MOVES, Moves
@@ -53,6 +53,7 @@ def square(
     to the model, nor the other examples change its outcome. Raises ``UserError`` for arguments out of range.
     """
     _check(x, y, eps, norm, queries, p_init, restarts, batch_size)
+    check_switch("square", rescale_schedule=rescale_schedule)
     x = x.detach()
     x_adv = x.clone()
     if not len(x):

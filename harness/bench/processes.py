@@ -61,7 +61,7 @@ def _attacked(model: RemoteModel, hand: _Hand, threat: ThreatModel, batch_size: 
     decide = model.exact or model
     with torch.no_grad():
         fooled = classify(torch.cat([decide(part) for part in torch.split(found, batch_size)])) != y
-    if not attack.minimum_norm:
+    if not attack.minimises(params):
         fooled &= within(found - x, threat.norm, threat.value)
     return found.numpy(), fooled.numpy()
 

@@ -54,7 +54,7 @@ def _attack(
         model, given, labels, eps=eps, norm=norm, generator=generators, batch_size=batch_size, **task.params
     )
     model.on_forward = model.on_backward = None
-    inspect(given, x, x_adv, norm=norm, eps=None if attack.minimum_norm else eps)
+    inspect(given, x, x_adv, norm=norm, eps=None if attack.minimises(task.params) else eps)
     return x_adv.detach(), ledger
 
 
@@ -105,7 +105,7 @@ def _run_attack(
 
     deciding = clean_logits.clone()
     deciding[chosen] = again
-    if attack.minimum_norm:
+    if attack.minimises(task.params):
         moved = attempted & (classify(deciding) != labels)
         linf[attempted & ~moved] = l2[attempted & ~moved] = math.inf
         deciding[~(moved & within(delta, norm, eps))] = clean_logits[~(moved & within(delta, norm, eps))]
