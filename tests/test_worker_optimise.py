@@ -163,6 +163,15 @@ def test_a_network_whose_batches_were_made_small_is_not_tried_with_larger_ones()
     assert max(module.seen) == 4 and network.sizes[0] == 4
 
 
+@pytest.mark.parametrize("sizes", [(16,), (32, 16, 8, 4), (16, 12), (10, 7, 5, 2), (64, 20, 16, 12), (9, 8)])
+def test_micro_batches_hold_all_rows_and_only_the_last_is_filled_up(sizes):
+    network = Network(nn.Flatten(), micro_batch=sizes[0])
+    network.sizes = sizes
+    for rows in range(1, 200):
+        cuts = network.cuts(rows)
+        assert set(cuts) <= set(sizes) and sum(cuts[:-1]) < rows <= sum(cuts)
+
+
 def test_little_is_filled_up() -> None:
     network = Network(Net().eval(), micro_batch=16)
     assert network.cuts(33) == [16, 16, 16]

@@ -196,6 +196,70 @@ def test_a_network_that_does_not_answer_a_row_by_itself_is_asked_as_always(build
     assert torch.equal(found, network(images))
 
 
+def through_a_view(write):
+    """A network that writes to its input by another name."""
+
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rest = stack(nn.Conv2d(3, 8, 3), nn.ReLU(), features=8)
+
+        def forward(self, x):
+            write(x)
+            return self.rest(x)
+
+    return Writing
+
+
+@pytest.mark.parametrize(
+    ("write", "followed"),
+    [
+        (lambda x: x.data.clamp_(max=0.97), True), (lambda x: x.detach().clamp_(max=0.97), True),
+        (lambda x: x.float().clamp_(max=0.97), True), (lambda x: x.view(x.shape).clamp_(max=0.97), True),
+        (lambda x: x.contiguous().clamp_(max=0.97), False), (lambda x: x.flatten(1).clamp_(max=0.97), False),
+        (lambda x: x[:, :2].clamp_(max=0.97), False), (lambda x: x.unbind(1)[0].clamp_(max=0.97), False),
+        (lambda x: (x.permute(0, 2, 3, 1), x.clamp_(max=0.97)), False),
+    ],
+)  # fmt: skip
+def test_what_is_written_through_a_view_is_not_lost(write, followed):
+    """Nor when it changes nothing at first, while answers are compared."""
+    network = network_of(through_a_view(write))
+    generator = torch.Generator().manual_seed(11)
+    images = 0.9 * torch.rand(6, *SHAPE, generator=generator)
+    windows = Windows(network)
+    windows.place(list(range(6)), images)
+    for brightest in (0.9, 0.9, 1.0, 1.0):
+        x, numbers = near(images, 5, generator)
+        x = torch.where(x == images[numbers], x, x * brightest)
+        assert torch.equal(windows.ask(x.clone(), numbers), network(x.clone()))
+    assert windows.broken is not followed
+
+
+def test_no_more_is_asked_at_once_than_memory_is_meant_for(monkeypatch):
+    sizes = []
+
+    class Seeing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rest = stack(nn.Conv2d(3, 8, 3), nn.ReLU(), features=8)
+
+        def forward(self, x):
+            sizes.append(len(x))
+            return self.rest(x)
+
+    network = network_of(Seeing)
+    images = torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(12))
+    x, numbers = near(images, 3, torch.Generator().manual_seed(13), copies=40)
+    for room, most in ((module.AT_ONCE, 240), (1, network.sizes[0])):
+        monkeypatch.setattr(module, "AT_ONCE", room)
+        windows = Windows(network)
+        windows.place(list(range(6)), images)
+        windows.ask(x, numbers)
+        sizes.clear()
+        assert torch.equal(windows.ask(x, numbers), network(x))
+        assert windows.used and max(sizes) == most
+
+
 def test_a_network_whose_weights_change_is_not_asked_in_windows_any_more():
     network = network_of(Forgetful)
     generator = torch.Generator().manual_seed(6)

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.apgd import NORMS, apgd
+from harness.attacks.apgd import LOSSES, NORMS, apgd
 from harness.attacks.asking import ask, reveal
-from harness.attacks.inputs import check_batch, check_batch_size, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import (
+    check_batch,
+    check_batch_size,
+    check_choice,
+    check_count,
+    check_labels,
+    check_norm,
+    check_positive,
+)
 from harness.attacks.randomness import ExampleGenerators
 from harness.errors import UserError
 
@@ -42,6 +50,7 @@ def budget(
     check_norm("budget", norm, NORMS)
     check_positive("budget", eps=eps)
     check_count("budget", steps=steps)
+    check_choice("budget", LOSSES, loss=loss)
     parts = list(fractions) if isinstance(fractions, Sequence) else []
     if not parts or not all(_positive(part) for part in parts) or parts != sorted(set(parts)):
         raise UserError(f"budget: fractions: expected rising numbers above 0, got {fractions!r}")

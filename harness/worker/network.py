@@ -87,12 +87,12 @@ class Network(nn.Module):
 
     def cuts(self, rows: int) -> list[int]:
         """Sizes of the micro-batches for a request, large ones first, only the last one to be filled up."""
-        cuts = []
-        rows += -rows % self.sizes[-1]
+        cuts: list[int] = []
+        left = rows + -rows % self.sizes[-1]
         for size in self.sizes:
-            whole, rows = divmod(rows, size)
+            whole, left = divmod(left, size)
             cuts += [size] * whole
-        return cuts
+        return cuts if sum(cuts) >= rows else [*cuts, self.sizes[-1]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of ``x``; differentiable. ``OutputError`` when the network returns anything but (N, K) floats."""

@@ -145,6 +145,9 @@ class Pass:
         self.written = False
         """Whether something was written to a whole activation in place of a part."""
         self._seen: Counter[tuple[object, ...]] = Counter()
+        self._views: list[tuple[Tensor, int, Partial]] = []
+        """Views of whole activations that the network's code was given, how often they had been written to, and of what
+        they are views."""
 
     def enter(self, images: Tensor, area: Area, size: Sequence[int]) -> Partial:
         """The network's input: windows (M, C, side, side) of images, or whole ones, of ``size`` (H, W)."""
@@ -170,6 +173,25 @@ class Pass:
             self.windows[key] = held, area
         return Partial.of(self, key, held, area, size)
 
+    def given(self, found: Any, parts: Mapping[int, Partial]) -> None:  # noqa: ANN401
+        """The network's code gets ``found``; ``parts`` are those of the whole activations it is made of, by storage."""
+        for value in found if isinstance(found, list | tuple) else (found,):
+            if isinstance(value, Tensor) and (part := parts.get(value.untyped_storage().data_ptr())) is not None:
+                self._views.append((value, value._version, part))
+
+    def taken_back(self, value: Any) -> None:  # noqa: ANN401
+        """A view is written to what it is a view of, as ``x[:, 0] *= 2`` does in the end."""
+        self._views = [item for item in self._views if item[0] is not value]
+
+    def seen(self, part: Partial) -> bool:
+        """Whether the network's code may hold other tensors with the memory of ``part``."""
+        return part.shared or any(item is part for _, _, item in self._views)
+
+    def close(self) -> None:
+        """The pass is over; ``UnsuitedError`` if something was written to a view, which the part has not got."""
+        if any(view._version != written for view, written, _ in self._views):
+            raise UnsuitedError("an operation in place on a view")
+
     def bytes_per_image(self) -> int:
         """Bytes of the activations that are needed."""
         return sum(self.whole[key][0].nbytes for key in self.needed)
@@ -191,6 +213,8 @@ class Partial(Tensor):
     """(H, W)."""
     written: Tensor | None = None
     """The whole activation, once an operation in place was done on that."""
+    shared: bool = False
+    """Whether another part may have the same memory."""
 
     @classmethod
     def of(cls, work: Pass, key: int, held: Tensor, area: Area, size: Sequence[int]) -> Partial:
@@ -220,6 +244,8 @@ class Partial(Tensor):
             result = rule(func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
+        elif _name(func) == "data" and getattr(func, "__name__", "") == "__get__":
+            return part
         elif _name(func) in _OF_VALUES:
             return func(*[value.held if isinstance(value, Partial) else value for value in args], **kwargs)
         elif _describes(func):
@@ -227,7 +253,13 @@ class Partial(Tensor):
                 return func(*args, **kwargs)
         if part is not None and changes(func, args, kwargs):
             return _write(func, args, kwargs)
-        return func(*map(whole, args), **{name: whole(value) for name, value in kwargs.items()})
+        parts: dict[int, Partial] = {}
+        found = func(
+            *(whole(value, parts) for value in args), **{name: whole(value, parts) for name, value in kwargs.items()}
+        )
+        if part is not None:
+            part.work.given(found, parts)
+        return found
 
 
 def _first(values: Iterable[Any]) -> Partial | None:
@@ -252,11 +284,21 @@ def _write(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  #
     if not args or not isinstance(args[0], Tensor) or kwargs.get("out") is not None or _name(func) in _UNWRITABLE:
         raise UnsuitedError("an operation in place that windows cannot follow")
     target, values = args[0], [whole(value) for value in args]
+    if isinstance(target, Partial):
+        if _name(func) == "__setitem__":
+            target.work.taken_back(args[-1])
+        refuse_seen(target)
     found = func(*values, **{name: whole(value) for name, value in kwargs.items()})
     if isinstance(target, Partial):
         # Whoever else holds the part sees what is written to it from now on.
         target.written, target.work.written = values[0], True
     return found
+
+
+def refuse_seen(target: Partial) -> None:
+    """``UnsuitedError`` where what is about to be written to is seen by other tensors, which would not have it."""
+    if target.work.seen(target):
+        raise UnsuitedError("an operation in place on an activation of which there are views")
 
 
 _UNWRITABLE = {"data", "grad", "set_", "resize_", "resize_as_", "swap_"}
@@ -305,12 +347,20 @@ def _place_of_inplace(func: Any) -> int | None:  # noqa: ANN401
     return names.index("inplace") if "inplace" in names else None
 
 
-def whole(value: Any) -> Any:  # noqa: ANN401
-    """The whole activation where ``value`` is a part of one; lists of them too."""
+def whole(value: Any, parts: dict[int, Partial] | None = None) -> Any:  # noqa: ANN401
+    """The whole activation where ``value`` is a part of one; lists of them too. ``parts`` is told whose it is."""
     if isinstance(value, list | tuple):
-        return type(value)(map(whole, value)) if type(value) in {list, tuple} else value
+        return type(value)(whole(item, parts) for item in value) if type(value) in {list, tuple} else value
     if not isinstance(value, Partial):
         return value
+    found = _put_together(value)
+    if parts is not None:
+        parts[found.untyped_storage().data_ptr()] = value
+    return found
+
+
+def _put_together(value: Partial) -> Tensor:
+    """A copy of the whole activation."""
     work = value.work
     work.need(value.key)
     if work.anchors is None:

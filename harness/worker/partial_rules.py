@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from harness.worker.areas import Area, Slide
 from harness.worker.areas import slide as slide_of
-from harness.worker.partial import Partial, Rules, around, changes
+from harness.worker.partial import Partial, Rules, around, changes, refuse_seen
 
 
 def _flat(value: Tensor) -> Tensor | None:
@@ -73,6 +73,7 @@ def _in_place(target: Any, result: Any) -> Any:  # noqa: ANN401
     """``target``, which is ``result`` from now on; ``NotImplemented`` where either is not a part of an activation."""
     if not isinstance(target, Partial) or not isinstance(result, Partial) or result.held.dtype != target.held.dtype:
         return NotImplemented
+    refuse_seen(target)
     target.key, target.held, target.area = result.key, result.held, result.area
     return target
 
@@ -215,6 +216,18 @@ def _by_channel(func: Any, image: Any, weight: Any) -> Any:  # noqa: ANN401
     return image.work.result(key, func(image.held, weight), image.area, image.extent)
 
 
+def _converted(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Another type or layout; the tensor itself where it has them, so that what is written to one is in the other."""
+    found = _pointwise(func, image, *args, **kwargs)
+    if not isinstance(found, Partial) or found.held.dtype != image.held.dtype or kwargs.get("copy"):
+        return found
+    if func is not Tensor.contiguous and not any(isinstance(value, torch.memory_format) for value in kwargs.values()):
+        return image
+    # Whether it is another hangs on the layout, which a part does not know.
+    image.shared = found.shared = True
+    return found
+
+
 def _reshaped(func: Any, image: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
     """Another shape that is the one it has."""
     sizes = args[0] if args and isinstance(args[0], tuple | list) else args
@@ -300,13 +313,14 @@ def _rules() -> dict[Any, Callable[..., Any]]:
             for spelt in (f"{name}_", f"__i{name}__"):
                 if hasattr(owner, spelt) and plain is not None:
                     found[getattr(owner, spelt)] = _also_in_place(plain)
-    return found
+    conversions = ["detach", "contiguous", "to", "type", "cpu", "float", "double", "half", "bfloat16"]
+    return found | {torch.detach: _converted} | {getattr(Tensor, name): _converted for name in conversions}
 
 
 _POINTWISE = """
 relu relu6 leaky_relu elu selu celu silu gelu sigmoid tanh hardtanh hardswish hardsigmoid mish softplus softsign
 logsigmoid hardshrink softshrink tanhshrink threshold clamp clip clamp_min clamp_max maximum minimum neg abs exp log
 log1p sqrt rsqrt reciprocal square erf sin cos sign round floor ceil gt lt ge le eq ne logical_not where masked_fill
-lerp addcmul clone detach contiguous to type cpu float double half bfloat16 add sub mul div truediv true_divide pow
+lerp addcmul clone add sub mul div truediv true_divide pow
 """
 RULES: Rules = _rules()

@@ -21,6 +21,8 @@ from harness.worker.partial_rules import RULES
 
 MEMORY = 256 << 20
 """Bytes of activations kept; images for which there is no room left are asked about as always."""
+AT_ONCE = MEMORY // 4
+"""Bytes that a micro-batch beyond the size of a full pass may take, were all its windows as large as the maps."""
 GAIN = 0.9
 """Windows are used when they take at most this part of a full pass's time."""
 AGAIN = 512
@@ -28,7 +30,7 @@ AGAIN = 512
 TRIES = 16
 """Times that activations which turn out to be needed are taken down before a network is given up."""
 STEP, MOST = 8, 256
-"""Sizes of micro-batches are multiples of the one and at most the other: a window takes little memory."""
+"""Sizes of micro-batches are multiples of the one and at most the other."""
 
 Numbers = NDArray[np.int64]
 
@@ -47,7 +49,8 @@ class Windows:
         """Whether all is asked as always."""
         self.used = 0
         """Micro-batches answered from windows."""
-        self._most = MOST if network.micro_batch >= MICRO_BATCH["cpu"] else network.micro_batch
+        self._most = self._least = network.sizes[0]
+        """Rows of a micro-batch: what a full pass takes, more where they are known to need little memory."""
         self._equal: set[tuple[int, int]] = set()
         """Sides of windows and sizes of micro-batches that were seen to give the bits of a full pass."""
         self._worth: dict[tuple[int, int], bool] = {}
@@ -187,6 +190,7 @@ class Windows:
             work = Pass(self._known, anchors[rows])
             with contextlib.suppress(StaleError):
                 logits = self._network.run(work.enter(entry, area, images.shape[2:]))
+                work.close()
                 return logits[: len(images)].float(), work
             self._take_down(np.unique(anchors))
         raise UnsuitedError("activations that are needed were never there")
@@ -201,7 +205,11 @@ class Windows:
             work = Pass(self._known)
             images = images.contiguous(memory_format=self._network.layout)
             self._network.run(work.enter(images, Area(np.empty((2, 0), np.int64), 1), images.shape[2:]))
-            self._room = min(self._room, MEMORY // max(1, work.bytes_per_image()))
+            work.close()
+            taken = max(1, work.bytes_per_image())
+            self._room = min(self._room, MEMORY // taken)
+            if self._network.micro_batch >= MICRO_BATCH["cpu"]:
+                self._most = max(self._least, min(MOST, AT_ONCE // taken // STEP * STEP))
             kept = np.flatnonzero(part < self._room)
             self._known.keep(work, part[kept], kept, self._room)
             self._fresh[part[kept]] = True
