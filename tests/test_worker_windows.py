@@ -10,12 +10,12 @@ from windowed_networks import NETWORKS, Residual, stack
 from harness.attacks.square import square
 from harness.models import LocalModel, RemoteModel
 from harness.worker import windows as module
-from harness.worker.areas import Area, cut, lay
 from harness.worker.in_process import LocalWorker
 from harness.worker.network import Network
 from harness.worker.optimise import optimise
 from harness.worker.weights import frozen
 from harness.worker.windows import Windows
+from harness.worker.windows.areas import Area, cut, lay
 from submissions.architectures import slim_resnet
 
 SHAPE = (3, 32, 32)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.worker.areas import Area, Slide
-from harness.worker.areas import slide as slide_of
-from harness.worker.partial import Partial, Rules, around, changes, refuse_seen
+from harness.worker.windows.areas import Area, Slide
+from harness.worker.windows.areas import slide as slide_of
+from harness.worker.windows.known import Rules
+from harness.worker.windows.partial import Partial, around, changes, refuse_seen
 
 
 def _flat(value: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
 """Asks a network about images that differ from known ones in a small window, where that is faster and changes no bit.
 
-The known images' activations are kept (see ``harness.worker.partial``). Whether windows of a side are used for a number
-of images is found out when they first come: the answers must be those of a full pass, bit by bit, and faster to get. A
-kernel is chosen by the shapes it gets, so what is equal there is equal later; now and then it is looked at again.
+The known images' activations are kept (``known``). Whether windows of a side are used for a number of images is found
+out when they first come: the answers must be those of a full pass, bit by bit, and faster to get. A kernel is chosen by
+the shapes it gets, so what is equal there is equal later; now and then it is looked at again.
 """
 
 import contextlib
@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.worker.areas import Area, cut
 from harness.worker.network import MICRO_BATCH, Network
-from harness.worker.partial import Known, Pass, StaleError, UnsuitedError
-from harness.worker.partial_rules import RULES
+from harness.worker.windows.areas import Area, cut
+from harness.worker.windows.known import Known, StaleError, UnsuitedError
+from harness.worker.windows.partial import Pass
+from harness.worker.windows.rules import RULES
 
 MEMORY = 256 << 20
 """Bytes of activations kept; images for which there is no room left are asked about as always."""
