@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the record and manifest format; a reader refuses a newer one and migrates an older one."""
 
 NORMS = ("Linf", "L2", "L1")
@@ -165,6 +165,12 @@ class Example:
     """Forward passes that this example took part in."""
     backwards: int
     """Backward passes that this example took part in."""
+    l1: float | None = None
+    """L1 distance of the same image, where the budget is in L1."""
+
+    def distance(self, norm: str) -> float | None:
+        """Distance in ``norm`` of the image the attack returned; None where it was not recorded."""
+        return {"Linf": self.linf, "L2": self.l2, "L1": self.l1}[norm]
 
     @property
     def correct(self) -> bool:

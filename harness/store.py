@@ -27,8 +27,10 @@ from harness.plain import manifest_from_dict, record_from_dict, to_dict
 from harness.records import SCHEMA, Example, Manifest, Record, Shard
 
 _HEADER = b"rampart"
-_ARROW = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+_ARROW = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64(), "bool": pa.bool_()}
 _COLUMNS = pa.schema([(item.name, _ARROW[str(item.type)]) for item in fields(Example)])
+_LATER = _COLUMNS.names[-1]
+"""A column without values in most tables, which older ones do not have."""
 _ENCODINGS = {"index": "DELTA_BINARY_PACKED", "l2": "BYTE_STREAM_SPLIT", "margin": "BYTE_STREAM_SPLIT"}
 """Of the columns whose values hardly repeat; the others have a dictionary."""
 
@@ -146,7 +148,12 @@ def _with_measurements(data: dict[str, Any]) -> dict[str, Any]:
     return data | added | {"schema": 2}
 
 
-MIGRATIONS: dict[int, Any] = {1: _with_measurements}
+def _with_l1(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 brought distances in L1, a column that older tables do not have."""
+    return data | {"schema": 3}
+
+
+MIGRATIONS: dict[int, Any] = {1: _with_measurements, 2: _with_l1}
 """For schema k, the function from its plain data to those of schema k + 1."""
 
 
@@ -170,14 +177,18 @@ def read_record(path: Path, *, examples: bool = True) -> Record:
 
 def _examples(table: pa.Table) -> tuple[Example, ...]:
     """The rows of a record's table, column by column: several times faster than one dictionary a row."""
+    if _LATER not in table.column_names:
+        table = table.append_column(_LATER, pa.nulls(len(table), pa.float64()))
     if not table.schema.equals(_COLUMNS, check_metadata=False):
         got = ", ".join(f"{item.name} {item.type}" for item in table.schema)
         raise ValueError(
             f"expected the columns {', '.join(f'{item.name} {item.type}' for item in _COLUMNS)}, got {got}"
         )
-    if any(column.null_count for column in table.columns):
+    missing = [column.null_count for column in table.columns]
+    if any(missing[:-1]) or missing[-1] not in {0, len(table)}:
         raise ValueError("expected a value in every row, got an empty one")
-    return tuple(map(Example, *(column.to_numpy().tolist() for column in table.columns)))
+    *columns, later = table.columns
+    return tuple(map(Example, *(column.to_numpy().tolist() for column in columns), later.to_pylist()))
 
 
 def find_record(root: Path, shard: Shard, *, examples: bool = True) -> Record | None:

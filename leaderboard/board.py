@@ -112,13 +112,14 @@ class Row:
         """The run's curve over many budgets; None when nobody asked, or its records hold no distance in this norm."""
         found = (item for item in self.entry.evidence.values() if item.task.attack == CURVE)
         item = next((item for item in found if item.task.threat == self.threat), None)
-        return item if item is not None and item.outcomes is not None and self.threat.norm in {"Linf", "L2"} else None
+        held = item is not None and item.outcomes is not None and self.threat.norm in item.outcomes.distances
+        return item if held else None
 
     def withstands(self, part: float) -> list[bool]:
         """By example: right, and what the curve's attack found is farther away than ``part`` of the budget."""
         assert self.curve is not None and self.curve.outcomes is not None
         found = self.curve.outcomes
-        distances = found.linf if self.threat.norm == "Linf" else found.l2
+        distances = found.distances[self.threat.norm]
         limit = part * self.threat.value * (1 + 1e-4)
         return [right and far > limit for right, far in zip(found.correct, distances, strict=True)]
 

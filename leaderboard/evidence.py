@@ -1,12 +1,23 @@
 """What a results folder holds about one task of one submission: counting records, and the state of the rest."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness import plan, store
-from harness.records import Candidate, Environment, Footprint, Identity, Manifest, Record, Shard, Status, Task
+from harness.records import (
+    LARGEST_EPS,
+    Candidate,
+    Environment,
+    Footprint,
+    Identity,
+    Manifest,
+    Record,
+    Shard,
+    Status,
+    Task,
+)
 from leaderboard.cells import Cell, State, number
 
 Span = tuple[int, int, str]
@@ -24,10 +35,8 @@ class Outcomes:
     right: tuple[bool, ...]
     """The image that the task is about, e.g. a corrupted one, is classified as labelled."""
     attempted: tuple[bool, ...]
-    linf: tuple[float, ...]
-    """Linf distance of the image the attack returned; inf when it found none."""
-    l2: tuple[float, ...]
-    """L2 distance of the same image."""
+    distances: Mapping[str, tuple[float, ...]]
+    """By norm, how far the image that the attack returned is; inf when it found none. Without what is not recorded."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,9 @@ def _outcomes(records: Sequence[Record]) -> Outcomes:
         consistent=tuple(row.consistent for row in rows),
         right=tuple(row.correct_after for row in rows),
         attempted=tuple(row.attempted for row in rows),
-        linf=tuple(row.linf for row in rows),
-        l2=tuple(row.l2 for row in rows),
+        distances={
+            norm: found
+            for norm in LARGEST_EPS
+            if len(found := tuple(far for row in rows if (far := row.distance(norm)) is not None)) == len(rows)
+        },
     )

@@ -149,6 +149,18 @@ def test_a_minimum_norm_attack_is_judged_at_the_budget() -> None:
         assert row.consistent == (1.02 * exact > EPS)
 
 
+def test_distances_in_l1_are_recorded_where_the_budget_is_in_l1() -> None:
+    threat = ThreatModel("L1", "40")
+    for name, params in (("budget", {"fractions": [0.5, 1.0, 4.0], "steps": 20}), ("apgd-ce", {"steps": 20})):
+        found = run(task(name, params=params, threat=threat))
+        moved = {int(at): image for at, image in zip(found.indices, found.adversarial, strict=True)}
+        for row, level in zip(found.record.examples, LEVELS, strict=True):
+            far = float((moved[row.index] - level / 255).abs().double().sum()) if row.index in moved else row.l1
+            assert row.l1 == pytest.approx(far, rel=1e-5)
+            assert name == "budget" or row.l1 <= 40 * (1 + 1e-4)
+    assert all(row.l1 is None for row in run(task("fgsm")).record.examples)
+
+
 def test_fab_that_looks_for_the_minimum_is_judged_at_the_budget_too() -> None:
     record = run(task("fab-t", params={"steps": 10, "targets": 1, "minimum": True})).record
     assert record.status is Status.OK, record.failure

@@ -155,7 +155,7 @@ def test_a_curve_over_all_images_counts_who_stands_at_each_budget(norm, expected
     threat = ThreatModel(norm, "0.1")
     task = Task("budget", "attack", "budget", {"fractions": [0.5, 1.0, 4.0, 16.0]}, threat, "rampart-budget-1")
     found = SimpleNamespace(
-        correct=(True, True, True, True, False), linf=(0.05, 0.1, 0.3, math.inf, 0.0), l2=(0.0,) * 5
+        correct=(True, True, True, True, False), distances={"Linf": (0.05, 0.1, 0.3, math.inf, 0.0), "L2": (0.0,) * 5}
     )
     entry = SimpleNamespace(evidence={task.key: SimpleNamespace(task=task, outcomes=found)})
     row = Row(entry, threat, not_asked("clean"), {}, {})

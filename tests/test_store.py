@@ -72,6 +72,10 @@ def _empty_cell(table: pa.Table) -> pa.Table:
     return table.set_column(1, table.schema.field("label"), pa.array(labels, table.schema.field("label").type))
 
 
+def _half_recorded(table: pa.Table) -> pa.Table:
+    return table.set_column(10, "l1", pa.array([1.0, *[None] * (len(table) - 1)], pa.float64()))
+
+
 def _other_header(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(dict.fromkeys(table.schema.metadata, b"[]"))
 
@@ -82,6 +86,7 @@ def _other_header(table: pa.Table) -> pa.Table:
         (_other_type, "expected the columns index int64.* got index double"),
         (_lacking, "expected the columns index int64, label int64.* got index int64, clean"),
         (_empty_cell, "expected a value in every row"),
+        (_half_recorded, "expected a value in every row"),
         (_other_header, "expected a header with names, got list"),
     ],
 )
@@ -150,6 +155,13 @@ def test_a_record_of_every_schema_is_still_readable(path, make_record) -> None:
     assert record.schema == SCHEMA
     assert record.shard.task.key == "pgd-20@Linf-8/255"
     assert [row.robust for row in record.examples] == [True, False]
+
+
+def test_distances_in_l1_are_kept_where_they_were_recorded(tmp_path, make_record, make_example) -> None:
+    for l1 in (12.5, None):
+        record = make_record(examples=(make_example(l1=l1), make_example(l1=l1)))
+        assert store.read_record(store.write_record(tmp_path, record)) == record
+        assert [row.distance("L1") for row in record.examples] == [l1, l1]
 
 
 def test_there_is_a_golden_record_of_this_schema() -> None:

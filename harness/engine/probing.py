@@ -142,7 +142,7 @@ def _verified(
     by_row = {int(row): at for at, row in enumerate(rows) if bool(holds[at])}
     tried = set(rows.tolist())
     clean_margin, margin = margins(logits, subject.y), margins(again, subject.y[rows])
-    linf, l2 = distance(delta, "Linf"), distance(delta, "L2")
+    linf, l2, l1 = (distance(delta, name) for name in ("Linf", "L2", "L1"))
     examples = []
     for row in range(len(subject.y)):
         at = by_row.get(row)
@@ -158,6 +158,7 @@ def _verified(
                 margin=float(clean_margin[row] if at is None else margin[at]),
                 forwards=0,
                 backwards=0,
+                l1=None if subject.norm != "L1" else 0.0 if at is None else float(l1[at]),
             )
         )
     return examples, rows[holds], x_adv[holds], int((~holds).sum())

@@ -98,7 +98,7 @@ def _run_attack(
     x_adv = x.clone()
     x_adv[chosen] = returned
     delta = x_adv - x
-    linf, l2 = distance(delta, "Linf"), distance(delta, "L2")
+    linf, l2, l1 = (distance(delta, name) for name in ("Linf", "L2", "L1"))
     first = classify(logits_of(worker, returned, batch_size)) if len(chosen) else clean[:0]
     again = logits_again(worker, returned, batch_size) if len(chosen) else clean_logits[:0]
     mismatches = int((first != classify(again)).sum())
@@ -107,7 +107,7 @@ def _run_attack(
     deciding[chosen] = again
     if attack.minimises(task.params):
         moved = attempted & (classify(deciding) != labels)
-        linf[attempted & ~moved] = l2[attempted & ~moved] = math.inf
+        linf[attempted & ~moved] = l2[attempted & ~moved] = l1[attempted & ~moved] = math.inf
         deciding[~(moved & within(delta, norm, eps))] = clean_logits[~(moved & within(delta, norm, eps))]
     predictions = classify(deciding)
     margin = margins(deciding, y)
@@ -126,6 +126,7 @@ def _run_attack(
             margin=float(margin[row]),
             forwards=int(forwards[row]),
             backwards=int(backwards[row]),
+            l1=float(l1[row]) if norm == "L1" else None,
         )
         for row in range(len(y))
     ]

@@ -17,9 +17,9 @@ MINIMUM_NORM = {"deepfool"}
 
 def median_distance(item: Evidence, norm: str) -> str:
     """Median distance over the images that are right to begin with; one without an adversarial counts as infinite."""
-    if item.outcomes is None or norm not in {"Linf", "L2"}:
+    values = None if item.outcomes is None else item.outcomes.distances.get(norm)
+    if item.outcomes is None or values is None:
         return ""
-    values = item.outcomes.linf if norm == "Linf" else item.outcomes.l2
     found = [value for value, correct in zip(values, item.outcomes.correct, strict=True) if correct]
     if not found:
         return ""

@@ -31,7 +31,7 @@ def _plain(board: Board, row: Row, witness: Witness) -> dict[str, Any]:
     if witness.original is not None:
         change = stretched(witness.adversarial - witness.original)
         pictures = [("image", witness.original), ("change, stretched", change), *pictures]
-    distance = {"Linf": example.linf, "L2": example.l2}.get(board.threat.norm)
+    distance = example.distance(board.threat.norm)
     return {
         "index": example.index,
         "pictures": [{"name": name, "source": png(image)} for name, image in pictures],
