@@ -11,6 +11,8 @@ from harness.errors import UserError
 
 SCHEMA = 3
 """Version of the record and manifest format; a reader refuses a newer one and migrates an older one."""
+MIXED = "+search-bfloat16"
+"""How the implementation of a task in mixed precision ends: another search may find something else."""
 
 NORMS = ("Linf", "L2", "L1")
 DEFENCES = ("static", "stochastic", "dynamic", "non-differentiable", "detector")
@@ -95,6 +97,11 @@ class Task:
     after: tuple[str, ...] = ()
     """Keys of the earlier members; only examples that survived all of them are attempted. For a probe: keys of the
     tasks whose records it reads."""
+
+    @property
+    def precision(self) -> str:
+        """``mixed`` when the attack searches in bfloat16 and every success is decided in float32, else ``full``."""
+        return "mixed" if self.implementation.endswith(MIXED) else "full"
 
     @property
     def key(self) -> str:

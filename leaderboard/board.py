@@ -109,7 +109,7 @@ class Row:
 
     @property
     def curve(self) -> Evidence | None:
-        """The run's curve over many budgets; None when nobody asked, or its records hold no distance in this norm."""
+        """The run's curve over many budgets; None when nobody asked, or its records do not hold the distances."""
         found = (item for item in self.entry.evidence.values() if item.task.attack == CURVE)
         item = next((item for item in found if item.task.threat == self.threat), None)
         held = item is not None and item.outcomes is not None and self.threat.norm in item.outcomes.distances

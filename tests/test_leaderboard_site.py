@@ -359,6 +359,11 @@ def test_the_command_to_measure_again_is_quoted(boards) -> None:
     )
     text = command(dataclasses.replace(row, entry=entry, threat=ThreatModel("L2", "0.5")), "standard")
     assert text == "harness run 'a; rm -rf ~' --suite standard --dataset cifar10 --threat L2:0.5 --seed 0"
+    for implementation, option in (("rampart-pgd-1+search-bfloat16", "--precision mixed"),
+                                   ("pyautoattack-0.2.0", "--implementation reference")):  # fmt: skip
+        item = dataclasses.replace(row.attacks[PGD.key], task=dataclasses.replace(PGD, implementation=implementation))
+        entry = dataclasses.replace(row.entry, evidence={PGD.key: item})
+        assert command(dataclasses.replace(row, entry=entry), "standard").endswith(f" --seed 0 {option}")
 
 
 def test_the_waterfall_counts_what_each_member_breaks(boards) -> None:

@@ -24,6 +24,7 @@ from harness.attacks.pgd import pgd
 from harness.attacks.square import NORMS as SQUARE_NORMS
 from harness.attacks.square import square
 from harness.errors import UserError
+from harness.records import MIXED
 from harness.registry import Registry
 
 
@@ -58,7 +59,7 @@ class Attack:
                 source = f"{source}-{importlib.metadata.version(source)}"
             except importlib.metadata.PackageNotFoundError:
                 raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
-        return source + _MIXED if precision == "mixed" else source
+        return source + MIXED if precision == "mixed" else source
 
     def minimises(self, params: Mapping[str, Any]) -> bool:
         """Whether it looks for the closest adversarial example, however far, with these parameters."""
@@ -76,8 +77,6 @@ class Attack:
 
 _GIVEN = {"model", "x", "y", "eps", "norm", "generator", "batch_size"}
 """Arguments that every attack takes and that are not parameters of a recipe."""
-_MIXED = "+search-bfloat16"
-"""How the implementation of a task ends whose attack searches in bfloat16; every success is decided in float32."""
 
 ATTACKS: Registry[Attack] = Registry("attack")
 """Our own, by the names that suites use."""
@@ -139,11 +138,6 @@ for _attack in (
 
 ATTACKS.freeze()
 REFERENCES.freeze()
-
-
-def search_of(implementation: str) -> str:
-    """The precision that an attack searches in, as ``RemoteModel`` takes it: ``bfloat16``, or empty for the images'."""
-    return "bfloat16" if implementation.endswith(_MIXED) else ""
 
 
 def find_attack(name: str, implementation: str = "") -> Attack:

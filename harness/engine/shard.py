@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness import environment
-from harness.attacks import Attack, find_attack, search_of
+from harness.attacks import Attack, find_attack
 from harness.attacks.randomness import ExampleGenerators
 from harness.datasets import Corrupted, Dataset
 from harness.engine.corrupting import run_corruption
@@ -89,7 +89,7 @@ def _run_attack(
         attempted, fallen, labels = clean >= 0, {}, clean
     chosen = attempted.nonzero().squeeze(1)
     indices = [shard.start + int(row) for row in chosen]
-    model = RemoteModel(worker, search=search_of(task.implementation))
+    model = RemoteModel(worker, search="bfloat16" if task.precision == "mixed" else "")
     before = worker.probe("state")["parameters"]
     returned, ledger = _attack(attack, model, x[chosen], labels[chosen], indices, work, batch_size)
     if worker.probe("state")["parameters"] != before:

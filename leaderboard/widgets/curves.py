@@ -43,7 +43,7 @@ def _curve(numbers: object, scale: float) -> list[Point]:
 def whole_curve(row: Row) -> list[Point]:
     """Share of the rightly classified images, in percent, that stand at each budget of the run's curve; empty for none.
 
-    Counted over all images from the distance of what the attack returned; records hold no distance in L1.
+    Counted over all images from the distance of what the attack returned; records of before schema 3 hold none in L1.
     """
     if row.curve is None or row.curve.outcomes is None or not any(row.curve.outcomes.correct):
         return []

@@ -16,6 +16,11 @@ def command(row: Row, suite: str) -> str:
     if entry.n < entry.full:
         words += ["--limit", str(entry.n)]
     words += ["--threat", f"{row.threat.norm}:{row.threat.eps}", "--seed", str(entry.seed)]
+    tasks = [item.task for item in entry.evidence.values() if item.task.kind == "attack"]
+    if any(task.implementation.startswith("pyautoattack") for task in tasks):
+        words += ["--implementation", "reference"]
+    if any(task.precision == "mixed" for task in tasks):
+        words += ["--precision", "mixed"]
     return shlex.join(words)
 
 
