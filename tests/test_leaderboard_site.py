@@ -358,7 +358,8 @@ def test_the_command_to_measure_again_is_quoted(boards) -> None:
         row.entry, candidate=dataclasses.replace(row.entry.candidate, id="a; rm -rf ~"), n=10_000
     )
     text = command(dataclasses.replace(row, entry=entry, threat=ThreatModel("L2", "0.5")), "standard")
-    assert text == "harness run 'a; rm -rf ~' --suite standard --dataset cifar10 --threat L2:0.5 --seed 0"
+    quoted = "harness run 'a; rm -rf ~' --suite standard --dataset cifar10 --threat L2:0.5 --seed 0"
+    assert text == f"{quoted} --implementation reference"
     for implementation, option in (("rampart-pgd-1+search-bfloat16", "--precision mixed"),
                                    ("pyautoattack-0.2.0", "--implementation reference")):  # fmt: skip
         item = dataclasses.replace(row.attacks[PGD.key], task=dataclasses.replace(PGD, implementation=implementation))
