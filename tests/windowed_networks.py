@@ -8,7 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from harness.worker.network import Network
+from harness.worker.optimise import optimise
+from harness.worker.weights import frozen
 from submissions.architectures import slim_resnet
+
+SHAPE = (3, 32, 32)
 
 
 class Residual(nn.Module):
@@ -178,3 +183,21 @@ NETWORKS = {
     ),
     "oblong_kernel": lambda: stack(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, (1, 3), stride=(1, 2)), nn.Tanh(), features=8),
 }  # fmt: skip
+
+
+def network_of(build, shape=SHAPE, seed=0):
+    """As a worker prepares it."""
+    torch.manual_seed(seed)
+    network = Network(frozen(build()), micro_batch=16)
+    optimise(network, shape)
+    return network
+
+
+def near(images, side, generator, copies=2):
+    """Copies of the images, each with another square somewhere, and which image each is near."""
+    numbers = torch.arange(len(images)).repeat(copies)
+    x = images[numbers].clone()
+    for row in x:
+        top, left = (int(torch.randint(0, length - side + 1, (), generator=generator)) for length in x.shape[2:])
+        row[:, top : top + side, left : left + side] = torch.rand(3, side, side, generator=generator)
+    return x, numbers.tolist()
