@@ -22,7 +22,7 @@ from harness.executors.shard_process import Job, failed_record
 from harness.forecast import mean_seconds
 from harness.plan import Work
 from harness.probes import PROBES
-from harness.records import Candidate, Failure, Manifest, Record, Shard, Task, ThreatModel
+from harness.records import MIXED, Candidate, Failure, Manifest, Record, Shard, Task, ThreatModel
 from harness.submission import Submission, discover, fits
 
 
@@ -126,10 +126,11 @@ def _tasks(request: Request, submission: Submission, corrupted: Corrupted | None
     def find(name: str) -> Attack:
         return find_attack(name, request.implementation)
 
+    ending = MIXED if request.precision == "mixed" else ""
     tasks = suites.expand(
         suite,
         threats,
-        implementation=lambda name, norm: find(name).implementation(norm, request.precision),
+        implementation=lambda name, norm: find(name).implementation(norm) + ending,
         only=request.only,
         probe=PROBES.get,
         corruptions=corrupted,

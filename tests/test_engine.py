@@ -17,7 +17,7 @@ from harness.engine.outcome import Settings
 from harness.engine.shard import run_shard
 from harness.models import RemoteModel, WorkerOptions
 from harness.plan import Work
-from harness.records import Identity, Shard, Status, Task, ThreatModel
+from harness.records import MIXED, Identity, Shard, Status, Task, ThreatModel
 from harness.worker.network import Network
 from harness.worker.serve import state_hash
 
@@ -198,8 +198,8 @@ def test_the_task_says_in_which_precision_the_search_is(monkeypatch) -> None:
         return RemoteModel(worker)
 
     monkeypatch.setattr("harness.engine.shard.RemoteModel", remember)
-    for precision in ("full", "mixed"):
-        run(task("fgsm", implementation=ATTACKS.get("fgsm").implementation("Linf", precision)))
+    for ending in ("", MIXED):
+        run(task("fgsm", implementation=f"rampart-fgsm-1{ending}"))
     assert asked == ["", "bfloat16"]
 
 

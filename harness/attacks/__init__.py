@@ -24,7 +24,6 @@ from harness.attacks.pgd import pgd
 from harness.attacks.square import NORMS as SQUARE_NORMS
 from harness.attacks.square import square
 from harness.errors import UserError
-from harness.records import MIXED
 from harness.registry import Registry
 
 
@@ -48,18 +47,15 @@ class Attack:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """By norm, ``source`` where it is another version than in the other norms."""
 
-    def implementation(self, norm: str, precision: str = "full") -> str:
-        """``source`` in ``norm`` with its version, looked up when asked for; ``UserError`` when it is not installed.
-
-        With ``precision`` ``mixed`` it says so: another search may find something else.
-        """
+    def implementation(self, norm: str) -> str:
+        """``source`` in ``norm`` with its version, looked up when asked for; ``UserError`` when it is not installed."""
         source = self.elsewhere.get(norm, self.source)
-        if not source.rpartition("-")[2].isdigit():
-            try:
-                source = f"{source}-{importlib.metadata.version(source)}"
-            except importlib.metadata.PackageNotFoundError:
-                raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
-        return source + MIXED if precision == "mixed" else source
+        if source.rpartition("-")[2].isdigit():
+            return source
+        try:
+            return f"{source}-{importlib.metadata.version(source)}"
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(f"{self.name} needs {source}, got no such package: pip install {source}") from None
 
     def minimises(self, params: Mapping[str, Any]) -> bool:
         """Whether it looks for the closest adversarial example, however far, with these parameters."""
