@@ -67,7 +67,7 @@ def test_an_image_that_fell_at_a_smaller_budget_is_not_asked_about_again():
     [
         ({"eps": 0.0}, "budget: eps: expected a finite number above 0, got 0.0"),
         ({"steps": 0}, "budget: steps: expected a whole number of at least 1, got 0"),
-        ({"fractions": ()}, r"budget: fractions: expected rising numbers above 0, got \[\]"),
+        ({"fractions": ()}, r"budget: fractions: expected rising numbers above 0, got \(\)"),
         ({"fractions": (2.0, 1.0)}, "budget: fractions: expected rising numbers above 0"),
         ({"fractions": (-1.0,)}, "budget: fractions: expected rising numbers above 0"),
         ({"norm": "L3"}, "budget: norm: expected one of Linf, L2, L1, got 'L3'"),
