@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import ResultsError
 from harness.plain import manifest_from_dict, record_from_dict, to_dict
-from harness.records import SCHEMA, Example, Manifest, Record, Shard
+from harness.records import MIXED, SCHEMA, Example, Manifest, Record, Shard
 
 _HEADER = b"rampart"
 _ARROW = {"int": pa.int64(), "float": pa.float64(), "float | None": pa.float64(), "bool": pa.bool_()}
@@ -148,12 +148,17 @@ def _with_measurements(data: dict[str, Any]) -> dict[str, Any]:
     return data | added | {"schema": 2}
 
 
-def _with_l1(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 3 brought distances in L1, a column that older tables do not have."""
+def _with_precision(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 3 brought distances in L1, a column that older tables lack, and says in the task how it searched."""
+    environment = data.get("environment", {})
+    if "shard" in data and "search_bfloat16" in environment.get("optimisations", ()):
+        task = data["shard"]["task"]
+        task = task | {"implementation": task["implementation"].removesuffix(MIXED) + MIXED}
+        data = data | {"shard": data["shard"] | {"task": task}}
     return data | {"schema": 3}
 
 
-MIGRATIONS: dict[int, Any] = {1: _with_measurements, 2: _with_l1}
+MIGRATIONS: dict[int, Any] = {1: _with_measurements, 2: _with_precision}
 """For schema k, the function from its plain data to those of schema k + 1."""
 
 

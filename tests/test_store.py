@@ -11,6 +11,7 @@ import pytest
 
 from harness import store
 from harness.errors import ResultsError
+from harness.plain import record_from_dict, to_dict
 from harness.records import SCHEMA, Candidate, Manifest
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -162,6 +163,16 @@ def test_distances_in_l1_are_kept_where_they_were_recorded(tmp_path, make_record
         record = make_record(examples=(make_example(l1=l1), make_example(l1=l1)))
         assert store.read_record(store.write_record(tmp_path, record)) == record
         assert [row.distance("L1") for row in record.examples] == [l1, l1]
+
+
+@pytest.mark.parametrize(
+    ("done", "precision"), [(["search_bfloat16"], "mixed"), (["channels_last"], "full"), ([], "full")]
+)
+def test_an_older_record_says_how_it_searched(make_record, tmp_path, done, precision) -> None:
+    data = to_dict(make_record()) | {"schema": 2}
+    data["environment"]["optimisations"] = done
+    task = record_from_dict(store.migrate(data, tmp_path) | {"examples": []}).shard.task
+    assert task.precision == precision
 
 
 def test_there_is_a_golden_record_of_this_schema() -> None:
