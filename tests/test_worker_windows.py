@@ -11,7 +11,7 @@ from harness.models import LocalModel, RemoteModel
 from harness.worker import windows as module
 from harness.worker.in_process import LocalWorker
 from harness.worker.windows import Windows
-from harness.worker.windows.areas import Area, cut, lay
+from harness.worker.windows.areas import Area, cut, cut_planes, lay
 from submissions.architectures import slim_resnet
 
 
@@ -218,3 +218,27 @@ def test_a_model_in_this_process_and_a_worker_answer_the_same():
     with pytest.raises(ValueError, match="one or more float32 images"):
         RemoteModel(worker).near(x.double(), numbers, [], x[:0])
     worker.close()
+
+
+def test_windows_of_images_in_planes_are_cut_from_every_corner():
+    images = np.random.default_rng(0).random((3, 2, 5, 7), dtype=np.float32)
+    for side in range(1, 6):
+        places = [(n, top, left) for n in range(3) for top in range(6 - side) for left in range(8 - side)]
+        rows, corners = np.array(places)[:, 0], np.array(places)[:, 1:].T
+        found = cut_planes(images, rows, Area(corners, side))
+        for window, (n, top, left) in zip(found, places, strict=True):
+            assert np.array_equal(window, images[n, :, top : top + side, left : left + side])
+
+
+def test_images_in_another_memory_layout_get_the_same_answers():
+    network = network_of(slim_resnet.build)
+    images = torch.rand(4, *SHAPE)
+    x, numbers = near(images, 3, torch.Generator().manual_seed(2))
+    answers = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        windows = Windows(network)
+        windows.place([0, 1, 2, 3], images.contiguous(memory_format=layout))
+        for _ in range(2):
+            answers.append(windows.ask(x.contiguous(memory_format=layout), numbers))
+        assert windows.used
+    assert all(torch.equal(answer, answers[0]) for answer in answers)

@@ -31,7 +31,8 @@ class Moves(Protocol):
     kinds: int
     """Kinds of moves, which take turns."""
     ahead: int
-    """Moves of a row proposed at once: the more, the larger the batches and the more of them asked about in vain.
+    """Moves of a row proposed at once where there are many rows: the more, the larger the batches and the more of them
+    asked about in vain.
 
     One move in twenty is taken in Linf and L1, one in ten in L2. Where only a window changes, a question costs less
     than others, and more of them may be asked in vain.

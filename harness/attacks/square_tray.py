@@ -11,6 +11,9 @@ from harness.attacks.square_shapes import Draws, draw
 
 EARLY = 10
 """Moves of a row that are asked about one at a time: one in four of them is taken."""
+FULL = 96
+"""Candidates that make a batch of a good size: where few rows are left, almost twice as many moves of each are
+proposed."""
 BLOCK = 256
 """Moves whose random numbers are drawn at once: one call per example and block, not per example and query."""
 
@@ -40,8 +43,9 @@ class Tray:
         self._draw(generators)
         moves, kinds = self._moves, self._moves.kinds
         left = np.minimum((self._block + 1) * BLOCK, len(self._plan)) - self._decided
-        self._asked = np.minimum(left, np.where(self._decided < EARLY, 1, moves.ahead))
-        self._ahead, who = np.nonzero(np.arange(moves.ahead)[:, None] < self._asked)
+        ahead = max(moves.ahead, min(2 * moves.ahead - 1, FULL // max(1, len(left))))
+        self._asked = np.minimum(left, np.where(self._decided < EARLY, 1, ahead))
+        self._ahead, who = np.nonzero(np.arange(ahead)[:, None] < self._asked)
         if not len(who):
             return who, moves.best[:0]
         assert self._draws is not None

@@ -165,7 +165,7 @@ class ModelWorker:
             row = max(x[0].numel(), CLASSES)
             number, _ = self._variant(variant)
             token = next(self._numbers) if grad else 0
-            self._fill(x, len(x) * row)
+            self._fill(len(x) * row, x)
             reply = self._request(
                 {
                     "op": "forward", "shape": list(x.shape), "row": row, "grad": grad, "token": token,
@@ -192,9 +192,8 @@ class ModelWorker:
         with self._lock:
             row = max(x[0].numel(), CLASSES)
             number, _ = self._variant(variant)
-            both = torch.cat([images, x])
-            self._fill(both, len(x) * row)
-            message = {"op": "near", "shape": list(both.shape), "row": row, "numbers": numbers, "placed": placed}
+            shape = self._fill(len(x) * row, images, x)
+            message = {"op": "near", "shape": list(shape), "row": row, "numbers": numbers, "placed": placed}
             reply = self._request(message | {"variant": number})
             return self._take(self._logits_shape(reply.get("shape"), len(x), row, variant)).to(x.device)
 
@@ -209,7 +208,7 @@ class ModelWorker:
             shape, expected = self._shapes[token]
             if grad_logits.shape != expected:
                 raise ValueError(f"expected a gradient {tuple(expected)}, got {tuple(grad_logits.shape)}")
-            self._fill(grad_logits, shape.numel())
+            self._fill(shape.numel(), grad_logits)
             self._request({"op": "vjp", "token": token})
             return self._take(shape).to(grad_logits.device)
 
@@ -221,7 +220,7 @@ class ModelWorker:
         with self._lock:
             number, _ = self._variant(variant)
             row = max(x[0].numel() * 2, CLASSES)
-            self._fill(torch.stack([x, direction]), len(x) * row)
+            self._fill(len(x) * row, torch.stack([x, direction]))
             reply = self._request({"op": "jvp", "shape": list(x.shape), "row": row, "variant": number})
             if reply.get("shape") is None:
                 return None
@@ -245,7 +244,7 @@ class ModelWorker:
         """
         with self._lock:
             if x is not None:
-                self._fill(x, x.numel())
+                self._fill(x.numel(), x)
             shape = None if x is None else list(x.shape)
             reply = self._request({"op": "probe", "name": name, "arguments": arguments, "shape": shape})
         result = reply.get("result")
@@ -279,14 +278,18 @@ class ModelWorker:
             raise WorkerError("died", "the model's process is not running; start it first")
         return self._link
 
-    def _fill(self, tensor: Tensor, room: int) -> None:
-        """Lay ``tensor`` into the arena, which gets space for ``room`` values."""
+    def _fill(self, room: int, *parts: Tensor) -> torch.Size:
+        """Lay ``parts`` into the arena, row after row, which gets space for ``room`` values; their shape together."""
         arena = self._running().arena
+        shape = torch.Size((sum(map(len, parts)), *parts[0].shape[1:]))
         try:
-            arena.ensure(max(room, tensor.numel()) * 4)
+            arena.ensure(max(room, shape.numel()) * 4)
         except OSError as error:
             raise WorkerError("memory", f"no shared memory for {room * 4} bytes: {error.strerror}") from error
-        arena.tensor(tensor.shape).copy_(tensor.detach())
+        rows = arena.tensor(shape).split([len(part) for part in parts])  # type: ignore[no-untyped-call]
+        for laid, part in zip(rows, parts, strict=True):
+            laid.copy_(part.detach())
+        return shape
 
     def _take(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """A copy: the submission could still write to the arena."""

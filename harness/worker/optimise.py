@@ -29,7 +29,7 @@ GRADIENT_SHARE = 0.9
 LARGE = 0.5
 """Processor seconds for two micro-batches from which on only the half is tried: the other sizes gain little."""
 SMALL = 0.1
-"""The same up to which three and four times the size are tried: in bfloat16 they are up to a quarter faster."""
+"""The same up to which sizes up to four times its own are tried: in bfloat16 they are up to a quarter faster."""
 
 
 Answers = list[tuple[Tensor, Tensor]]
@@ -65,10 +65,10 @@ def _same(before: Answers, after: Answers) -> bool:
 def equal_sizes(network: Network, shape: Sequence[int]) -> tuple[int, ...]:
     """Sizes of micro-batches, the largest first, whose logits and gradients are those of the network's own, bit by bit.
 
-    Quarters of its own one up to its double are tried on images of ``shape`` (C, H, W), of a small network its
-    threefold and fourfold too; of a large one the half alone, and nothing larger than an own one that is below
-    ``MICRO_BATCH``, which was made small to save memory. A kernel is chosen by the shapes it gets, so what is equal on
-    these images is equal on others.
+    Quarters of its own one up to its double are tried on images of ``shape`` (C, H, W), of a small network up to its
+    fourfold, so that a batch hardly ever needs two small ones; of a large one the half alone, and nothing larger than
+    an own one that is below ``MICRO_BATCH``, which was made small to save memory. A kernel is chosen by the shapes it
+    gets, so what is equal on these images is equal on others.
     """
     own = network.micro_batch
     images = [torch.cat(probe_batches(shape, own, network.device))]
@@ -76,10 +76,10 @@ def equal_sizes(network: Network, shape: Sequence[int]) -> tuple[int, ...]:
     began = time.process_time()
     expected = _answers(network, images)
     spent = time.process_time() - began
-    quarters = (2,) if spent > LARGE else (1, 2, 3, 5, 6, 7, 8, *((12, 16) if spent <= SMALL else ()))
+    quarters = (2,) if spent > LARGE else range(1, 17 if spent <= SMALL else 9)
     most = 4 * own if own >= MICRO_BATCH.get(network.device.type, own) else own
     for size in (own * quarter // 4 for quarter in quarters):
-        if not 0 < size <= most:
+        if not 0 < size <= most or size == own:
             continue
         network.sizes = (size,)
         times = -(-size // len(images[0]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.worker.network import MICRO_BATCH, Network
-from harness.worker.windows.areas import Area, cut
+from harness.worker.windows.areas import Area, cut_planes
 from harness.worker.windows.known import Known, StaleError, UnsuitedError
 from harness.worker.windows.partial import Pass
 from harness.worker.windows.rules import RULES
@@ -108,7 +108,7 @@ class Windows:
         rows = np.flatnonzero(anchors < self._room)
         if self.broken or not len(rows):
             return self._whole(x)
-        pixels = x.cpu().numpy()
+        pixels = np.ascontiguousarray(x.cpu().numpy())
         if len(rows) < len(x):
             near = self._near(pixels[rows], anchors[rows])
             far = self._whole(x[torch.from_numpy(np.flatnonzero(anchors >= self._room)).to(x.device)])
@@ -185,8 +185,7 @@ class Windows:
         """Logits from windows, and what was found on the way; filled up to ``size`` with rows of the same question."""
         rows = np.arange(size) % len(images)
         area = Area(area.corners[:, rows], area.side)
-        pixels = torch.from_numpy(images).permute(0, 2, 3, 1).contiguous()
-        entry = cut(pixels, rows, area).permute(0, 3, 1, 2)
+        entry = torch.from_numpy(cut_planes(images, rows, area)).contiguous(memory_format=torch.channels_last)
         for _ in range(TRIES):
             work = Pass(self._known, anchors[rows])
             with contextlib.suppress(StaleError):

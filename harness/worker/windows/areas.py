@@ -31,6 +31,16 @@ def cut(images: Tensor, rows: NDArray[np.int64], area: Area) -> Tensor:
     return torch.from_numpy(windows[at]).view(images.dtype)
 
 
+def cut_planes(images: NDArray[Any], rows: NDArray[np.int64], area: Area) -> NDArray[Any]:
+    """Windows (M, C, side, side) of contiguous ``images`` (N, C, H, W), the m-th of image ``rows[m]``; a copy."""
+    count, channels, height, width = images.shape
+    side, pixels = area.side, channels * height * width
+    shape = (count * pixels - (channels - 1) * height * width - (side - 1) * (width + 1), channels, side, side)
+    windows: NDArray[Any] = np.ndarray(shape, images.dtype, images.data, 0, (images.itemsize, *images.strides[1:]))
+    found: NDArray[Any] = windows[rows * pixels + area.corners[0] * width + area.corners[1]]
+    return found
+
+
 def lay(images: Tensor, held: Tensor, rows: NDArray[np.int64], area: Area) -> None:
     """Put ``held`` (M, side, side, C) where ``cut`` would take it from."""
     windows, at = windows_of(images, rows, area)
