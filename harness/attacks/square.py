@@ -39,7 +39,7 @@ def square(
     no gradient. The answer has the shape and dtype of ``x`` and lies within ``eps`` of it in ``norm`` (``Linf``,
     ``L2``, or ``L1`` as in arXiv 2103.01208). Each of the ``restarts`` decides about at most ``queries`` points per
     example, the random start included; all rows are asked about once before. The next few points of an example are
-    asked about at once, those after one that is kept in vain: a tenth more questions (a fifth for few rows, up to two
+    asked about at once, those after one that is kept in vain: a tenth more questions (a quarter for few rows, up to two
     fifths in the first hundred) in fewer and larger batches, whose answers decide what they would one at a time.
 
     The first window covers the part ``p_init`` of the image; it shrinks by query number as in AutoAttack, so that
