@@ -78,8 +78,8 @@ def equal_sizes(network: Network, shape: Sequence[int]) -> tuple[int, ...]:
     spent = time.process_time() - began
     quarters = (2,) if spent > LARGE else range(1, 17 if spent <= SMALL else 9)
     most = 4 * own if own >= MICRO_BATCH.get(network.device.type, own) else own
-    for size in (own * quarter // 4 for quarter in quarters):
-        if not 0 < size <= most or size == own:
+    for size in sorted({own * quarter // 4 for quarter in quarters} - {own}):
+        if not 0 < size <= most:
             continue
         network.sizes = (size,)
         times = -(-size // len(images[0]))
