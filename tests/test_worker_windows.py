@@ -17,8 +17,9 @@ from submissions.architectures import slim_resnet
 
 @pytest.fixture(autouse=True)
 def _worth_it(monkeypatch):
-    """Small networks and batches gain nothing; here it is the bits that count."""
+    """Small networks and batches gain nothing; here it is the bits that count, from the first question on."""
     monkeypatch.setattr(module, "GAIN", 1e9)
+    monkeypatch.setattr(module, "PATIENCE", 0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -148,6 +149,42 @@ def test_no_more_is_asked_at_once_than_memory_is_meant_for(monkeypatch):
         sizes.clear()
         assert torch.equal(windows.ask(x, numbers), network(x))
         assert windows.used and max(sizes) == most
+
+
+def test_a_size_that_hardly_comes_is_filled_up_to_a_known_one():
+    network = network_of(NETWORKS["slim_resnet"])
+    generator = torch.Generator().manual_seed(6)
+    images = torch.rand(12, *SHAPE, generator=generator)
+    windows = Windows(network)
+    windows.place(list(range(12)), images)
+
+    def asked(count, times=1):
+        for _ in range(times):
+            x, numbers = near(images, 3, generator, copies=6)
+            assert torch.equal(windows.ask(x[:count], numbers[:count]), network(x[:count]))
+        return {size for side, size in windows._equal if side == 3}
+
+    assert asked(64) == {64}
+    assert asked(50, module.OFTEN) == {64}
+    assert asked(50) == {64, 56}
+    # Where a known size is much larger, half of the rows would be for nothing.
+    assert asked(24) == {64, 56, 24}
+
+
+def test_windows_are_tried_once_questions_have_come_for_a_while(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 3)
+    network = network_of(NETWORKS["slim_resnet"])
+    generator = torch.Generator().manual_seed(8)
+    images = torch.rand(6, *SHAPE, generator=generator)
+    windows = Windows(network)
+    windows.place(list(range(6)), images)
+    used = []
+    for side in (5, 5, 5, 5, 5, 4, 7, 7, 7, 7):
+        x, numbers = near(images, side, generator)
+        assert torch.equal(windows.ask(x, numbers), network(x))
+        used.append(windows.used)
+    # What pays with a side pays with a smaller one.
+    assert used == [0, 0, 0, 1, 2, 3, 3, 3, 3, 4]
 
 
 def test_windows_are_left_alone_where_they_take_longer(monkeypatch):

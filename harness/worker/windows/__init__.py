@@ -1,12 +1,13 @@
 """Asks a network about images that differ from known ones in a small window, where that is faster and changes no bit.
 
 The known images' activations are kept (``known``). Whether windows of a side are used for a number of images is found
-out when they first come: the answers must be those of a full pass, bit by bit, and faster to get. A kernel is chosen by
-the shapes it gets, so what is equal there is equal later; now and then it is looked at again.
+out once they have come a few times: the answers must be those of a full pass, bit by bit, and faster to get. A kernel
+is chosen by the shapes it gets, so what is equal there is equal later; now and then it is looked at again.
 """
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +33,14 @@ TRIES = 16
 """Times that activations which turn out to be needed are taken down before a network is given up."""
 STEP, MOST = 8, 256
 """Sizes of micro-batches are multiples of the one and at most the other."""
+OFTEN, FILLED = 6, 4 / 3
+"""A size that came at most so often is filled up to a known one, at most so many times its own: to look whether a size
+gives the same bits takes a full pass."""
+PATIENCE = 12
+"""Questions of a kind that come before it is found out what windows bring: a few are answered sooner as always."""
+CLEAR = 0.75
+"""Windows that take at most this part of a full pass's time when they are first tried, which is slower than later, are
+not timed again."""
 
 Numbers = NDArray[np.int64]
 
@@ -54,6 +63,8 @@ class Windows:
         """Rows of a micro-batch: what a full pass takes, more where they are known to need little memory."""
         self._equal: set[tuple[int, int]] = set()
         """Sides of windows and sizes of micro-batches that were seen to give the bits of a full pass."""
+        self._came: Counter[tuple[int, int]] = Counter()
+        """How often sides and sizes came that were not known to give them then."""
         self._worth: dict[tuple[int, int], bool] = {}
         """Whether windows of a side are used in micro-batches of a size."""
         self._forget(np.empty((0, 0, 0, 0), np.float32))
@@ -138,18 +149,20 @@ class Windows:
 
     def _micro_batch(self, images: NDArray[np.float32], anchors: Numbers, area: Area) -> Tensor:
         """Logits of at most ``MOST`` images (N, C, H, W)."""
-        x, size = torch.from_numpy(images), -(-len(images) // STEP) * STEP
+        x, size = torch.from_numpy(images), self._filled(area.side, len(images))
         kind = (area.side, size)
-        if self.broken or not self._may_pay(*kind):
+        pays = self._pays(*kind)
+        if self.broken or pays is False or (pays is None and self._came[kind] <= PATIENCE):
             return self._whole(x)
         try:
             self._take_down(np.unique(anchors[~self._fresh[anchors]]))
             if anchors.max() >= self._room:
                 return self._whole(x)
+            began = time.process_time()
             found, work = self._run(images, anchors, area, size)
             self.used += 1
             if kind not in self._equal or self.used % AGAIN == 0:
-                return self._compare(found, work, images, anchors, area, size)
+                return self._compare(found, work, time.process_time() - began, images, anchors, area, size)
         except Exception:
             # Whatever it is that the network cannot do with windows, it can be asked as always.
             self.broken = True
@@ -157,28 +170,47 @@ class Windows:
         self._last.append((images, anchors, work))
         return found
 
-    def _may_pay(self, side: int, size: int) -> bool:
-        """Whether windows are not known to take too long: smaller ones, and more at once, pay all the more."""
-        return not any(side >= other and size <= than for (other, than), pays in self._worth.items() if not pays)
+    def _pays(self, side: int, size: int) -> bool | None:
+        """Whether windows take less time, where that is known: smaller ones, and more at once, pay all the more."""
+        if any(side >= other and size <= than for (other, than), pays in self._worth.items() if not pays):
+            return False
+        return any(side <= other and size >= than for (other, than), pays in self._worth.items() if pays) or None
+
+    def _filled(self, side: int, count: int) -> int:
+        """Size of a micro-batch for ``count`` images: the next one, or a known one while that has hardly come."""
+        size = -(-count // STEP) * STEP
+        if (side, size) not in self._equal:
+            self._came[side, size] += 1
+            most = min(FILLED * size, self._most)
+            if self._came[side, size] <= OFTEN:
+                return min((of for at, of in self._equal if at == side and size < of <= most), default=size)
+        return size
 
     def _compare(
-        self, found: Tensor, work: Pass, images: NDArray[np.float32], anchors: Numbers, area: Area, size: int
-    ) -> Tensor:
-        """Logits of a full pass; finds out whether windows give the same bits and, the first time, in less time."""
+        self, found: Tensor, work: Pass, spent: float, images: NDArray[np.float32], anchors: Numbers, area: Area,
+        size: int,
+    ) -> Tensor:  # fmt: skip
+        """Logits of a full pass; finds out whether windows give the same bits and, the first time, in less time.
+
+        ``spent`` are the processor seconds that ``found`` took.
+        """
         x, kind = torch.from_numpy(images), (area.side, size)
+        began = time.process_time()
         expected = self._whole(x)
+        full = time.process_time() - began
         if not torch.equal(found, expected):
             if kind in self._equal:
                 self.broken = True
             self._worth[kind] = False
             return expected
         self._equal.add(kind)
-        if not any(area.side <= other and size >= than for (other, than), pays in self._worth.items() if pays):
-            full, windows = (
-                min(_seconds(ask) for _ in range(2))
-                for ask in (lambda: self._whole(x), lambda: self._run(images, anchors, area, size))
-            )
-            self._worth[kind] = work.slid > 0 and windows <= GAIN * full
+        if self._pays(*kind) is None:
+            if work.slid and spent > CLEAR * full:
+                full, spent = (
+                    min(_seconds(ask) for _ in range(2))
+                    for ask in (lambda: self._whole(x), lambda: self._run(images, anchors, area, size))
+                )
+            self._worth[kind] = work.slid > 0 and spent <= GAIN * full
         return expected
 
     def _run(self, images: NDArray[np.float32], anchors: Numbers, area: Area, size: int) -> tuple[Tensor, Pass]:
