@@ -51,10 +51,13 @@ def test_json_holds_seconds_ratio_and_verdicts_of_every_package(root):
 
 
 def test_a_reader_is_told_what_was_compared(root):
-    done = harness("bench", "honest", "--submissions", str(root), "--attack", "apgd-ce", "--limit", "4")
+    arguments = ("--attack", "apgd-ce", "--limit", "4", "--turns", "2")
+    done = harness("bench", "honest", "--submissions", str(root), *arguments)
     assert done.returncode == 0, done.stderr
     assert "apgd-ce on honest, Linf-8/255, 4 images of cifar10-sample" in done.stdout
     assert "times as fast as pyautoattack" in done.stdout
+    named = [line.split(":")[0] for line in done.stdout.splitlines() if " s, robust " in line]
+    assert named == ["ours", "pyautoattack", "ours", "pyautoattack"]
 
 
 @pytest.mark.parametrize(
@@ -121,9 +124,10 @@ def test_a_member_alone_is_set_as_in_the_standard_version_on_both_sides(norm, se
 
 
 def test_verdicts_are_compared_example_by_example():
-    ours = Measurement(2.0, (True, False, False, True))
-    theirs = Measurement(5.0, (True, True, False, False))
+    ours = Measurement((1.5, 2.5), (True, False, False, True))
+    theirs = Measurement((4.5, 5.5), (True, True, False, False))
     plain = Comparison("pgd-40", ThreatModel("Linf", "8/255"), 4, ours, {"foolbox": theirs}).plain()
     assert plain["reference"]["foolbox"] == {
-        "seconds": 5.0, "robust_accuracy": 0.5, "ratio": 2.5, "only_ours_broke": 1, "only_it_broke": 1,
+        "seconds": 5.0, "turns": [4.5, 5.5], "robust_accuracy": 0.5, "ratio": 2.5, "only_ours_broke": 1,
+        "only_it_broke": 1,
     }  # fmt: skip

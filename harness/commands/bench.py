@@ -26,12 +26,16 @@ from harness.records import ThreatModel
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Of ours.")
 @click.option("--reference-batch", default=128, show_default=True, type=click.IntRange(1), help="Of the others.")
 @click.option("--precision", type=click.Choice(["full", "mixed"]), default="full", show_default=True)
+@click.option(
+    "--turns", default=1, show_default=True, type=click.IntRange(1),
+    help="Run ours and the others so often, in turn: steadier where the machine has other work.",
+)  # fmt: skip
 @MEMORY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
     id: str, attack: str, dataset: str, limit: int | None, threat: ThreatModel | None, roots: tuple[Path, ...],
     data_dir: Path | None, device: str, workers: int | None, batch_size: int, reference_batch: int, precision: str,
-    memory_limit: int | None, as_json: bool,
+    turns: int, memory_limit: int | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Time an attack of ours against other packages, on this machine.
 
@@ -59,7 +63,7 @@ def bench(
         comparison = benching.compare(
             submission.spec(), x, y, attack=attack, threat=threat, device=device,
             workers=workers or (default_workers() if device == "cpu" else 1), batch_size=batch_size,
-            reference_batch=reference_batch, precision=precision, memory_limit=memory_limit,
+            reference_batch=reference_batch, precision=precision, memory_limit=memory_limit, turns=turns,
             say=(lambda _: None) if as_json else click.echo,
         )  # fmt: skip
     except WorkerError as error:
