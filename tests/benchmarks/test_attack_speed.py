@@ -25,8 +25,6 @@ LINF = ThreatModel("Linf", "8/255")
 L2 = ThreatModel("L2", "0.5")
 EXACT = os.environ.get("RAMPART_BENCH_IMAGES", "")
 """An .npz file of CIFAR-10 test images to measure on instead of the sample's."""
-
-
 TURNS = 2
 
 

@@ -181,8 +181,8 @@ class Windows:
         size = -(-count // STEP) * STEP
         if (side, size) not in self._equal:
             self._came[side, size] += 1
-            most = min(FILLED * size, self._most)
             if self._came[side, size] <= OFTEN:
+                most = min(FILLED * size, self._most)
                 return min((of for at, of in self._equal if at == side and size < of <= most), default=size)
         return size
 
