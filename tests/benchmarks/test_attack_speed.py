@@ -1,4 +1,4 @@
-"""Our attacks against other packages, on this machine in one run: the ratios that the README promises.
+"""Our attacks against other packages, on this machine in one run: the ratios that this package holds itself to.
 
 ``tox -e bench`` writes them to benchmarks.json. Every ratio is measured on the same examples, in two turns, and
 counts only at parity: ours may leave at most one robust example more. torchattacks takes part where it is installed
