@@ -341,7 +341,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"stopped; {RESUME}", err=True)
+        # A run says itself that it can go on; here nothing is known to be kept.
+        click.echo("stopped; the same command can be run again", err=True)
         return 130
     return int(code or 0)
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 from command_line import HONEST, harness, submission
 
-from harness.bench import Comparison, Measurement
+from harness import bench as benching
+from harness import cli
+from harness.bench import Comparison, Measurement, compare
 from harness.bench.recipes import parse_attack
 from harness.bench.references import references
 from harness.errors import UserError
 from harness.records import ThreatModel
+from harness.submission import discover
 
 ALONE = ("apgd-ce", "apgd-t", "fab-t", "square")
 SETTINGS = ("n_iter", "n_iter_orig", "n_restarts", "n_target_classes", "use_largereps", "n_queries", "eot_iter")
@@ -77,6 +80,26 @@ def test_a_wrong_command_is_one_clear_line(root, arguments, message):
     done = harness("bench", *arguments, "--submissions", str(root))
     assert done.returncode in {1, 2}
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interrupted_comparison_does_not_promise_to_go_on(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benching, "compare", interrupted)
+    assert cli.main(["bench", "fgsm-rs-1122", "--attack", "fgsm"]) == 130
+    assert capsys.readouterr().err.strip() == "stopped; the same command can be run again"
+
+
+def test_a_package_that_fails_in_a_later_turn_is_a_failure(monkeypatch, root):
+    x, y = torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, dtype=torch.long)
+    turns = iter([(1.0, x, ""), (0.0, None, "out of memory")])
+    monkeypatch.setattr(benching, "time_ours", lambda *_: (1.0, x))
+    monkeypatch.setattr(benching, "time_reference", lambda *_: next(turns))
+    spec = discover((root,)).submissions["honest"].spec()
+    found = compare(spec, x, y, attack="apgd-ce-1", threat=LINF, workers=1, turns=3)
+    assert found.failed == {"pyautoattack": "out of memory"} and found.reference == {}
+    assert len(found.ours.turns) == 3
 
 
 def test_names_become_recipes():
