@@ -284,7 +284,7 @@ class _Search:
         points, keep = torch.empty_like(pairs.points), torch.ones_like(fooled)
         block = max(1, _BLOCK // points.shape[1]) if points.device.type == "cpu" else len(points)
         for part in batches(len(points), block):
-            x = self.x[pairs.rows[part]]
+            x = self.x.index_select(0, pairs.rows[part])
             weight, offset, seen = _hyperplane(gradient[part], lead[part])
             points[part] = _step(pairs.points[part], x, weight, offset, fooled[part], self.rule)
             if not bool(seen.all()):

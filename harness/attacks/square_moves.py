@@ -1,7 +1,8 @@
 """What the Square Attack changes in the images in one move, for each norm.
 
-Images are flat, (n, C * H * W). A move may be proposed before the ones before it are decided, as if they were refused,
-so a question is about pairs of a row and a move of its own; ``rows`` int64 (m,) may name a row several times there.
+Images are flat, (n, C * H * W); ``index_select`` copies some of them five times as fast as indexing. A move may be
+proposed before the ones before it are decided, as if they were refused, so a question is about pairs of a row and a
+move of its own; ``rows`` int64 (m,) may name a row several times there.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class LinfMoves:
         at = self._places.at(draws.corners[:, 0], side)
         shift = (draws.signs.long() * self._pixels)[:, :, None]
         ends = (at.view(len(at), self._shape[0], -1) + shift).flatten(1)
-        return self.best[rows].scatter_(1, at, gathered(self._ends, rows, ends))
+        return self.best.index_select(0, rows).scatter_(1, at, gathered(self._ends, rows, ends))
 
     def within(self, rows: Tensor, points: Tensor) -> Tensor:
         """All of them."""
@@ -235,7 +236,7 @@ class L2Moves(_BumpMoves):
         cells = (len(rows), self._shape[0], side * side)
         at, emptied = (self._places.at(corners, side) for corners in draws.corners.T)
         x_first, x_second = gathered(self._x, rows, at), gathered(self._x, rows, emptied)
-        asked = self.best[rows]
+        asked = self.best.index_select(0, rows)
         first = (asked.gather(1, at) - x_first).view(cells)
         asked.scatter_(1, at, x_first)
         second = (asked.gather(1, emptied) - x_second).view(cells)
@@ -252,8 +253,8 @@ class L2Moves(_BumpMoves):
         bump = self._bump(draws, side).flatten(1)
         # A bump has length 1 in every channel.
         bump *= (reach * (self._eps / self._shape[0] ** 0.5))[:, None]
-        x = self._x[rows]
-        delta = (self.best[rows] - x).scatter_add_(1, self._places.at(draws.corners[:, 0], side), bump)
+        x = self._x.index_select(0, rows)
+        delta = (self.best.index_select(0, rows) - x).scatter_add_(1, self._places.at(draws.corners[:, 0], side), bump)
         return self._shorten(delta).add_(x).clamp_(0, 1)
 
     @staticmethod
@@ -301,7 +302,7 @@ class L1Moves(_BumpMoves):
 
     def propose(self, rows: Tensor, draws: Draws, side: int, kind: int, refused: Tensor) -> Tensor:
         """Empty the second window; the first gets C times what both had; what is too much is taken from all pixels."""
-        wanted = self._delta[rows]
+        wanted = self._delta.index_select(0, rows)
         cells = (len(wanted), self._shape[0], side * side)
         at, emptied = (self._places.at(corners, side) for corners in draws.corners.T)
         first = wanted.gather(1, at).view(cells)
@@ -316,7 +317,7 @@ class L1Moves(_BumpMoves):
         x = gathered(self._x, rows, at)
         room = torch.where(new > 0, 1 - x, x)
         sizes = self._thresholded(wanted, at, new.abs_(), room, self._pixels[rows])
-        return sizes.copysign_(wanted).add_(self._x[rows]).clamp_(0, 1)
+        return sizes.copysign_(wanted).add_(self._x.index_select(0, rows)).clamp_(0, 1)
 
     def _thresholded(self, wanted: Tensor, at: Tensor, new: Tensor, room: Tensor, pixels: Tensor) -> Tensor:
         """The sizes of ``wanted``, brought into the ball and the box.
