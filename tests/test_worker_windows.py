@@ -79,6 +79,29 @@ def test_convolutions_and_pools_are_followed(build, slid):
     assert windows._last[0][2].slid == slid
 
 
+def test_known_images_follow_to_any_of_the_last_questions(monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 40)
+    network = network_of(NETWORKS["slim_resnet"])
+    generator = torch.Generator().manual_seed(12)
+    images = torch.rand(9, *SHAPE, generator=generator)
+    windows = Windows(network)
+    windows.place(list(range(9)), images)
+    for _ in range(2):
+        x, numbers = near(images, 2, generator)
+        windows.ask(x, numbers)
+    for questions, followed in ((3, True), (4, False)):
+        windows._last.clear()
+        asked = [near(images, 2, generator) for _ in range(questions)]
+        for x, numbers in asked:
+            assert torch.equal(windows.ask(x, numbers), network(x))
+        x, numbers = asked[0]
+        images[numbers[5]] = x[5]
+        windows.place([numbers[5]], x[5:6])
+        assert windows._fresh[numbers[5]] == followed
+        x, numbers = near(images, 2, generator)
+        assert torch.equal(windows.ask(x, numbers), network(x))
+
+
 def test_images_that_did_not_change_or_changed_in_two_corners():
     network = network_of(NETWORKS["slim_resnet"])
     images = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(3))

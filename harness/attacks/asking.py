@@ -66,7 +66,9 @@ class Nearby:
         if self._near is None:
             return ask(self._model, x, self._batch_size)
         found = []
-        for part in batches(len(x), self._batch_size and WIDER * self._batch_size):
+        most = WIDER * (self._batch_size or len(x))
+        # Parts of one size: a few rows left over would cost as much as many.
+        for part in batches(len(x), -(-len(x) // -(-len(x) // most))):
             placed = list(self._placed)
             images = torch.stack(list(self._placed.values())) if placed else x[:0]
             found.append(self._near(x[part], list(numbers[part]), placed, images).to(x.dtype))

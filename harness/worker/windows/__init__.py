@@ -36,6 +36,9 @@ STEP, MOST = 8, 256
 OFTEN, FILLED = 6, 4 / 3
 """A size that came at most so often is filled up to a known one, at most so many times its own: to look whether a size
 gives the same bits takes a full pass."""
+KEPT = 2 * MOST
+"""Rows asked about before whose windows are kept, for a known image that moves to one of them: a search asks about its
+next moves in several parts."""
 PATIENCE = 12
 """Questions of a kind that come before it is found out what windows bring: a few are answered sooner as always."""
 CLEAR = 0.75
@@ -78,7 +81,7 @@ class Windows:
         """Known images whose activations fit, as far as it was seen."""
         self._known = Known(self._network.layout, RULES)
         self._last: list[tuple[NDArray[np.float32], Numbers, Pass]] = []
-        """The micro-batches of windows just asked about: images, the known ones near them, and what was found."""
+        """Micro-batches of windows since known images last moved: images, the known ones near them, what was found."""
 
     def place(self, numbers: list[int], images: Tensor) -> None:
         """From now on the known images with these numbers are ``images`` (n, C, H, W)."""
@@ -114,7 +117,8 @@ class Windows:
     @torch.no_grad()
     def ask(self, x: Tensor, numbers: list[int]) -> Tensor:
         """Logits (N, K) of images (N, C, H, W), each near the known one of that number; no graph is made."""
-        self._last.clear()
+        while sum(len(before) for _, before, _ in self._last) > KEPT:
+            self._last.pop(0)
         anchors = np.asarray(numbers)
         rows = np.flatnonzero(anchors < self._room)
         if self.broken or not len(rows):
