@@ -80,7 +80,6 @@ def test_convolutions_and_pools_are_followed(build, slid):
 
 
 def test_known_images_follow_to_any_of_the_last_questions(monkeypatch):
-    monkeypatch.setattr(module, "KEPT", 40)
     network = network_of(NETWORKS["slim_resnet"])
     generator = torch.Generator().manual_seed(12)
     images = torch.rand(9, *SHAPE, generator=generator)
@@ -89,6 +88,8 @@ def test_known_images_follow_to_any_of_the_last_questions(monkeypatch):
     for _ in range(2):
         x, numbers = near(images, 2, generator)
         windows.ask(x, numbers)
+    # The windows of two questions, and not of three.
+    monkeypatch.setattr(module, "KEPT", int(2.5 * windows._last[-1][2].bytes_of_windows()))
     for questions, followed in ((3, True), (4, False)):
         windows._last.clear()
         asked = [near(images, 2, generator) for _ in range(questions)]

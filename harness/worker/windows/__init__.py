@@ -36,9 +36,9 @@ STEP, MOST = 8, 256
 OFTEN, FILLED = 6, 4 / 3
 """A size that came at most so often is filled up to a known one, at most so many times its own: to look whether a size
 gives the same bits takes a full pass."""
-KEPT = 2 * MOST
-"""Rows asked about before whose windows are kept, for a known image that moves to one of them: a search asks about its
-next moves in several parts."""
+KEPT = MEMORY // 2
+"""Bytes of windows kept from the questions before, for a known image that moves to an image asked about there: a search
+asks about its next moves in several parts."""
 PATIENCE = 12
 """Questions of a kind that come before it is found out what windows bring: a few are answered sooner as always."""
 CLEAR = 0.75
@@ -117,7 +117,7 @@ class Windows:
     @torch.no_grad()
     def ask(self, x: Tensor, numbers: list[int]) -> Tensor:
         """Logits (N, K) of images (N, C, H, W), each near the known one of that number; no graph is made."""
-        while sum(len(before) for _, before, _ in self._last) > KEPT:
+        while sum(work.bytes_of_windows() for _, _, work in self._last) > KEPT:
             self._last.pop(0)
         anchors = np.asarray(numbers)
         rows = np.flatnonzero(anchors < self._room)

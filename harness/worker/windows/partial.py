@@ -92,6 +92,10 @@ class Pass:
         """Bytes of the activations that are needed."""
         return sum(self.whole[key][0].nbytes for key in self.needed)
 
+    def bytes_of_windows(self) -> int:
+        """Bytes of all windows that were made."""
+        return sum(held.nbytes for held, _ in self.windows.values())
+
 
 class Partial(Tensor):
     """An activation (M, C, H, W) of which windows are held, or the whole while it is taken down.
