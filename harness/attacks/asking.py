@@ -1,5 +1,6 @@
 """How attacks ask the model: all rows of a shard at once, cut into batches only here, so that memory stays bounded."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -66,9 +67,9 @@ class Nearby:
         if self._near is None:
             return ask(self._model, x, self._batch_size)
         found = []
-        most = WIDER * (self._batch_size or len(x))
+        parts = math.ceil(len(x) / (WIDER * (self._batch_size or len(x))))
         # Parts of one size: a few rows left over would cost as much as many.
-        for part in batches(len(x), -(-len(x) // -(-len(x) // most))):
+        for part in batches(len(x), math.ceil(len(x) / parts)):
             placed = list(self._placed)
             images = torch.stack(list(self._placed.values())) if placed else x[:0]
             found.append(self._near(x[part], list(numbers[part]), placed, images).to(x.dtype))
