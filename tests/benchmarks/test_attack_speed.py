@@ -31,7 +31,8 @@ TURNS = 2
 def examples(limit):
     """``limit`` images: the file's first, or the sample's twenty, then those mirrored and shifted by 1, 2, ... pixels.
 
-    On twenty alone it is the overhead of small batches that would be compared.
+    On few it is something else that would be compared: the overhead of small batches, and, of a cascade, how evenly
+    the last images are dealt to the processes.
     """
     data = datasets.load(f"npz:{EXACT}" if EXACT else "cifar10-sample", data_dir=None, limit=limit if EXACT else None)
     x, y = data.tensors(0, len(data))
@@ -42,8 +43,8 @@ def examples(limit):
 @pytest.mark.parametrize(
     ("attack", "threat", "precision", "limit", "least"),
     [
-        ("autoattack", LINF, "full", 64, {"pyautoattack": 2.5}),
-        ("autoattack", LINF, "mixed", 64, {"pyautoattack": 4.0}),
+        ("autoattack", LINF, "full", 256, {"pyautoattack": 2.5}),
+        ("autoattack", LINF, "mixed", 256, {"pyautoattack": 4.0}),
         ("pgd-40", LINF, "full", 256, {"foolbox": 3.0, "torchattacks": 3.0}),
         ("deepfool", LINF, "full", 128, {"foolbox": 5.0}),
         ("deepfool", L2, "full", 128, {"foolbox": 5.0, "torchattacks": 5.0}),
