@@ -247,11 +247,11 @@ def test_the_three_first_recipes_train_as_ever() -> None:
     from submissions.recipes.trainer import Run, build
 
     draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (96, 3, 32, 32), dtype=torch.uint8, generator=draw)
-    split = Split(pixels, torch.randint(0, 10, (96,), generator=draw))
+    pixels = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    split = Split(pixels, torch.randint(0, 10, (24,), generator=draw))
     for module in (natural, fgsm_at, fgsm_rs):
         config = Config(
-            id="x", title="X", recipe=module.__name__.split(".")[-1], kwargs={"width": 4}, epochs=1, batch_size=32,
+            id="x", title="X", recipe=module.__name__.split(".")[-1], kwargs={"width": 16}, epochs=1, batch_size=8,
             bf16=True,
         )  # fmt: skip
         model = build(config).to(memory_format=torch.channels_last).train()
@@ -261,9 +261,9 @@ def test_the_three_first_recipes_train_as_ever() -> None:
             lr=0.2, momentum=0.9,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(1)
-        order = torch.randperm(96, generator=generator)
+        order = torch.randperm(24, generator=generator)
         for step in range(3):
-            chosen = order[step * 32 : (step + 1) * 32]
+            chosen = order[step * 8 : (step + 1) * 8]
             x = augment(pixels[chosen], generator=generator).to(memory_format=torch.channels_last)
             progress = (step + 1) / 3
             for group in optimiser.param_groups:

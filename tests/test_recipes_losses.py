@@ -122,11 +122,12 @@ def test_the_penalty_of_double_backprop_by_finite_differences() -> None:
 
 def test_gradient_alignment_by_hand() -> None:
     model, x, y = Smooth(), torch.rand(3, 3, 8, 8, dtype=torch.float64), torch.tensor([1, 5, 9])
-    noise = (torch.rand(x.shape, generator=draws()) * 2 * EPS - EPS).double()
+    eps = 0.5  # so far apart that one minus the cosine is well above what float32 resolves
+    noise = (torch.rand(x.shape, generator=draws()) * 2 * eps - eps).double()
     here, there = differences(model, x, y), differences(model, x + noise, y)
     cosines = [float((a * b).sum() / (a.norm() * b.norm())) for a, b in zip(here, there, strict=True)]
-    at = F.cross_entropy(model((x + EPS * here.sign()).clamp(0, 1)), y)
-    value = grad_align.loss(model, x, y, eps=EPS, generator=draws(), weight=10.0)
+    at = F.cross_entropy(model((x + eps * here.sign()).clamp(0, 1)), y)
+    value = grad_align.loss(model, x, y, eps=eps, generator=draws(), weight=10.0)
     assert float(value - at) == pytest.approx(10 * (1 - sum(cosines) / 3), rel=1e-3)
     assert float(grad_align.misalignment(here, -here)) == pytest.approx(2.0)
     assert float(grad_align.misalignment(here, 3 * here)) == pytest.approx(0.0, abs=1e-9)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from submissions.recipes.awp import WeightPerturbed
 from submissions.recipes.config import Config
 from submissions.recipes.data import augment
+from submissions.recipes.layout import training_layout
 from submissions.recipes.method import Batch
 from submissions.recipes.norms import Average, TwinNorms
 from submissions.recipes.perturb import ascend_from_clean, divergence, normal_start
@@ -75,6 +76,7 @@ class Recipe(WeightPerturbed):
         self.gamma, self.warmup, self.average_from = gamma, warmup, average_from
         self.average = Average(model, decay=decay)
         self.twin = TwinNorms(model)
+        self.layout = training_layout(model, self.device)
         own = [tensor for tensor in self.twin.own().values() if isinstance(tensor, nn.Parameter)]
         if own and views:
             optimiser.add_param_group({"params": own, "weight_decay": 0.0})
@@ -84,7 +86,7 @@ class Recipe(WeightPerturbed):
         pairs: list[tuple[nn.Module, Tensor]] = [(self.model, batch.x)]
         for _ in range(self.views):
             view = auto_augment(batch.images, generator=batch.generator)
-            pairs.append((self.twin, view.to(self.device, memory_format=torch.channels_last)))
+            pairs.append((self.twin, view.to(self.device, memory_format=self.layout)))
         return pairs
 
     def update(self, batch: Batch) -> float:

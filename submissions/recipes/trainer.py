@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from submissions.recipes.config import Config, ConfigError
 from submissions.recipes.cost import Operations, forward_operations
 from submissions.recipes.data import Split, augment, fingerprint
+from submissions.recipes.layout import training_layout
 from submissions.recipes.method import Batch, Method, method, sgd
 from submissions.recipes.perturb import ascend, attackable, uniform_start
 
@@ -73,7 +74,9 @@ class Run:
 
     def __init__(self, config: Config, *, folder: Path, device: torch.device, data: str = "") -> None:
         self.config, self.device, self.path, self.data = config, device, folder / "checkpoint.pt", data
-        self.model = build(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        model = build(config)
+        self.layout = training_layout(model, device)
+        self.model = model.to(device, memory_format=self.layout).train()  # type: ignore[call-overload]
         self.optimiser = sgd(self.model, lr=config.lr, weight_decay=config.weight_decay)
         self.method: Method = method(self.model, self.optimiser, config)
         self.history: History = []
@@ -127,7 +130,7 @@ class Run:
     def batch(self, training: Split, epoch: int, steps: int, step: int, chosen: Tensor, draw: torch.Generator) -> Batch:
         """The augmented images of one step, with the optimiser's learning rate set for it."""
         images = training.images[chosen]
-        x = augment(images, generator=draw).to(self.device, memory_format=torch.channels_last)
+        x = augment(images, generator=draw).to(self.device, memory_format=self.layout)
         progress = (epoch + (step + 1) / steps) / self.config.epochs
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, progress)
@@ -206,6 +209,6 @@ def _draws(run: Run, training: Split) -> Callable[[int], Tensor]:
     def draw(index: int) -> Tensor:
         generator = torch.Generator().manual_seed(run.config.seed * 100_003 + index)
         chosen = torch.randint(0, len(training.labels), (run.config.batch_size,), generator=generator)
-        return augment(training.images[chosen], generator=generator).to(run.device, memory_format=torch.channels_last)
+        return augment(training.images[chosen], generator=generator).to(run.device, memory_format=run.layout)
 
     return draw
