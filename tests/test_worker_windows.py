@@ -39,7 +39,9 @@ def test_every_bit_is_that_of_a_full_pass(name):
             windows.place([numbers[row] for row in (0, 11, 17)], x[[0, 11, 17]])
     assert not windows.broken
     assert windows.used >= 6
-    assert any(windows._worth.values()) is (name != "bilinear")
+    if network.layout is torch.channels_last or windows._equal:
+        # In the other layout it is some processors only on which convolutions of windows have a full pass's bits.
+        assert any(windows._worth.values()) is (name != "bilinear")
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (3, 27, 20)])
