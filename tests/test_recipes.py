@@ -243,9 +243,9 @@ def test_a_wrong_data_file_is_named(tmp_path) -> None:
     ("kwargs", "device", "expected"),
     [
         ({"width": 16}, "cpu", torch.channels_last),
-        ({"width": 8}, "cpu", torch.contiguous_format),
-        ({"width": 8, "strides": "1111"}, "cpu", torch.channels_last),
-        ({"width": 8}, "cuda", torch.channels_last),
+        ({"width": 7}, "cpu", torch.contiguous_format),
+        ({"width": 7, "strides": "1111"}, "cpu", torch.channels_last),
+        ({"width": 7}, "cuda", torch.channels_last),
     ],
 )
 def test_a_narrow_strided_shortcut_is_not_trained_in_channels_last_on_a_processor(kwargs, device, expected) -> None:
@@ -256,7 +256,7 @@ def test_a_narrow_strided_shortcut_is_not_trained_in_channels_last_on_a_processo
 def test_gradients_of_weights_are_right_in_the_layout_that_is_trained_in() -> None:
     cpu, draw = torch.device("cpu"), torch.Generator().manual_seed(0)
     x = torch.rand(32, 3, 32, 32, generator=draw)
-    for width in (2, 14, 16):
+    for width in (2, 12, 16):
         model = build(width=width, strides="1222").eval().double()
         model(x.double()).square().sum().backward()
         exact = [p.grad for p in model.parameters()]

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-BLOCK = 16
-"""Input channels that a processor's convolution handles at once, at most (8 with AVX2, 16 with AVX-512)."""
+BLOCK = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+"""Input channels that a convolution handles at once on this processor."""
 
 
 def training_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
