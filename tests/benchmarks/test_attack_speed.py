@@ -27,11 +27,6 @@ L2 = ThreatModel("L2", "0.5")
 EXACT = os.environ.get("RAMPART_BENCH_IMAGES", "")
 """An .npz file of CIFAR-10 test images to measure on instead of the sample's."""
 TURNS = 2
-AUTOATTACK = 2.5 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1.8
-"""How many times faster in full precision: what AVX-512 gives, and less where only AVX2 is, which gives about 2.1.
-
-There convolutions are slower and all else is not; Square spends four fifths of its time in them, near the core's rate.
-"""
 BFLOAT16_PAYS = 1.2
 """A convolution in bfloat16 is at least so many times faster than in float32 on hardware that has such arithmetic.
 
@@ -66,7 +61,7 @@ def convolution_in_both():
 @pytest.mark.parametrize(
     ("attack", "threat", "precision", "limit", "least"),
     [
-        ("autoattack", LINF, "full", 256, {"pyautoattack": AUTOATTACK}),
+        ("autoattack", LINF, "full", 256, {"pyautoattack": 2.5}),
         ("autoattack", LINF, "mixed", 256, {"pyautoattack": 4.0}),
         ("pgd-40", LINF, "full", 256, {"foolbox": 3.0, "torchattacks": 3.0}),
         ("deepfool", LINF, "full", 128, {"foolbox": 5.0}),
