@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from harness.records import Candidate, Identity, Manifest, Record, Shard, Status, Task
@@ -91,11 +91,31 @@ def _unnamed(shard: Shard) -> Shard:
     return replace(shard, task=replace(shard.task, cascade="x" if shard.task.cascade else ""))
 
 
+def identity_difference(found: Identity, wanted: Identity) -> str:
+    """What makes a record stale though its shard is the wanted one, in words; empty when nothing does."""
+    for item in fields(Identity):
+        if getattr(found, item.name) != getattr(wanted, item.name):
+            return {"source": "other source code", "data": "other images"}.get(item.name, f"another {item.name}")
+    return ""
+
+
+def difference(work: Work, record: Record) -> str:
+    """What makes ``record`` stale in the place of ``work``, in words; empty when nothing does."""
+    found, wanted = _unnamed(record.shard), _unnamed(work.shard)
+    if found == wanted:
+        return identity_difference(record.identity, work.identity)
+    if found.task.precision != wanted.task.precision:
+        return f"{found.task.precision} precision"
+    if found.task.implementation != wanted.task.implementation:
+        return f"another implementation ({found.task.implementation})"
+    return "another recipe"
+
+
 def state(work: Work, record: Record | None) -> State:
     """Compare a wanted shard with the record in its place (its examples are not looked at)."""
     if record is None:
         return State.TODO
-    if _unnamed(record.shard) != _unnamed(work.shard) or record.identity != work.identity:
+    if difference(work, record):
         return State.STALE
     return State.DONE if record.status is Status.OK else State.FAILED
 

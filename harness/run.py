@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from harness.executors.shard_process import Job, failed_record
 from harness.forecast import mean_seconds
 from harness.plan import Work
 from harness.probes import PROBES
-from harness.records import MIXED, Candidate, Failure, Manifest, Record, Shard, Task, ThreatModel
+from harness.records import MIXED, Candidate, Failure, Manifest, Record, Shard, Status, Task, ThreatModel
 from harness.submission import Submission, discover, fits
+
+Find = Callable[[Shard], Record | None]
+"""The record in a shard's place, without its examples."""
 
 
 @dataclass(frozen=True)
@@ -186,19 +190,35 @@ def prepare(request: Request) -> Prepared:
     )
     if candidates:
         store.write_manifest(request.results, manifest)
-    # A submission without a usable checkpoint gets its error records at once, so that the page can say why.
-    for candidate in candidates:
-        if candidate.id not in specs:
-            failure = Failure("checkpoint", str(unusable[candidate.id]))
-            for work in plan.work_of(manifest, candidate):
-                store.write_record(request.results, failed_record(work, failure, request.settings))
-    runnable = replace(manifest, candidates=tuple(item for item in candidates if item.id in specs))
 
     def find(shard: Shard) -> Record | None:
         return store.find_record(request.results, shard, examples=False)
 
+    for candidate in candidates:
+        if candidate.id not in specs:
+            failure = Failure("checkpoint", str(unusable[candidate.id]))
+            _fail_at_once(plan.work_of(manifest, candidate), failure, request, find)
+    runnable = replace(manifest, candidates=tuple(item for item in candidates if item.id in specs))
     works = tuple(plan.outstanding(plan.wanted(runnable), find))
+    notes += _replaced(works, find)
     return Prepared(runnable, data, works, specs, unusable, tuple(notes), corrupted)
+
+
+def _fail_at_once(works: Iterable[Work], failure: Failure, request: Request, find: Find) -> None:
+    """Error records without a run, so that the page can say why; numbers that are there stay."""
+    for work in works:
+        there = find(work.shard)
+        if there is None or there.status is not Status.OK:
+            store.write_record(request.results, failed_record(work, failure, request.settings))
+
+
+def _replaced(works: Iterable[Work], find: Find) -> list[str]:
+    """A note on the records that ``works`` will replace though they hold numbers; none when there are none."""
+    there = [(work, find(work.shard)) for work in works]
+    ready = [plan.difference(work, record) for work, record in there if record and record.status is Status.OK]
+    reasons = [f"{count} of {what}" for what, count in Counter(filter(None, ready)).items()]
+    kept = "another --results keeps them"
+    return [f"stale records, to be run again and replaced ({kept}): {', '.join(reasons)}"] if reasons else []
 
 
 def execute(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import plan, store
@@ -91,10 +91,7 @@ def _stale(record: Record, shard: Shard, identity: Identity) -> str:
         return "another recipe"
     if replace(record.shard, task=shard.task) != shard:
         return "another shard"
-    for item in fields(Identity):
-        if getattr(record.identity, item.name) != getattr(identity, item.name):
-            return {"source": "other source code", "data": "other images"}.get(item.name, f"another {item.name}")
-    return ""
+    return plan.identity_difference(record.identity, identity)
 
 
 def _damage(record: Record, labels: Sequence[int] | None) -> str:

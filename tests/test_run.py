@@ -1,5 +1,6 @@
 """The command line on tiny submissions: every number on disk, whatever happens on the way."""
 
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import HONEST, harness, outcomes, records, submission
+from safetensors.torch import save_file
 
 from harness import store
 from harness.records import SCHEMA, Status
@@ -307,6 +309,7 @@ def test_records_of_a_search_in_bfloat16_do_not_stand_for_others(honest_root, tm
     results = tmp_path / "r"
     command = ["run", "honest", "--submissions", str(honest_root), "--results", str(results), "--limit", "4"]
     command += ["--suite", "quick", "--attack", "clean", "--attack", "pgd-20"]
+    told = "note: stale records, to be run again and replaced (another --results keeps them): 1 of mixed precision\n"
     for options, ready, ending in (
         (["--precision", "mixed"], 0, "rampart-pgd-1+search-bfloat16"),
         (["--precision", "mixed"], 2, "rampart-pgd-1+search-bfloat16"),
@@ -314,8 +317,32 @@ def test_records_of_a_search_in_bfloat16_do_not_stand_for_others(honest_root, tm
     ):
         done = harness(*command, *options)
         assert done.returncode == 0, done.stderr
+        assert (told in done.stdout) == (ready == 1)
         assert f"2 shards, {ready} done already" in done.stdout
         assert [record.shard.task.implementation for record in records(results)] == ["rampart-clean-1", ending]
+
+
+def test_numbers_outlive_the_checkpoint_they_were_made_with(tmp_path) -> None:
+    namespace: dict = {}
+    exec(HONEST, namespace)
+    folder, results = submission(tmp_path / "mine", "honest", HONEST), tmp_path / "r"
+    save_file(namespace["build"]().state_dict(), folder / "weights.safetensors")
+    content = (folder / "weights.safetensors").read_bytes()
+    with (folder / "submission.toml").open("a") as card:
+        card.write(f'[checkpoint]\nfile = "weights.safetensors"\nsha256 = "{hashlib.sha256(content).hexdigest()}"\n')
+    command = ["run", "honest", "--submissions", str(tmp_path / "mine"), "--results", str(results), "--limit", "4"]
+    first = harness(*command, "--attack", "clean")
+    assert first.returncode == 0, first.stderr
+    numbers = outcomes(results)
+    (folder / "weights.safetensors").write_bytes(content[:-1])
+    without = harness(*command, "--attack", "clean", "--attack", "fgsm")
+    assert without.returncode == 1 and "error: " in without.stderr
+    found = outcomes(results)
+    assert {key: found[key] for key in numbers} == numbers
+    assert [status for key, (status, _) in found.items() if "fgsm" in key] == ["error"]
+    (folder / "weights.safetensors").write_bytes(content)
+    again = harness(*command, "--attack", "clean", "--attack", "fgsm")
+    assert "2 shards, 1 done already" in again.stdout
 
 
 def test_a_newer_results_folder_is_left_alone(finished, honest_root, tmp_path) -> None:

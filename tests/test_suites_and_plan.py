@@ -125,6 +125,26 @@ def test_states(make_record) -> None:
     assert plan.state(work, failed) is State.FAILED
 
 
+@pytest.mark.parametrize(
+    ("identity", "task", "told"),
+    [
+        ({}, {}, ""),
+        ({"seed": 1}, {}, "another seed"),
+        ({"checkpoint": "x"}, {}, "another checkpoint"),
+        ({"source": "x"}, {}, "other source code"),
+        ({"data": "x"}, {}, "other images"),
+        ({"seed": 1}, {"params": {"steps": 21}}, "another recipe"),
+        ({}, {"implementation": "rampart-pgd-0"}, "another implementation (rampart-pgd-0)"),
+        ({}, {"implementation": "rampart-pgd-1+search-bfloat16"}, "mixed precision"),
+    ],
+)
+def test_what_makes_a_record_stale_is_told(make_record, identity, task, told) -> None:
+    record = make_record()
+    other = replace(record.shard, task=replace(record.shard.task, **task))
+    found = replace(record, shard=other, identity=replace(record.identity, **identity))
+    assert plan.difference(Work(record.shard, record.identity), found) == told
+
+
 def test_two_suites_share_the_first_member_of_their_cascades(make_record) -> None:
     quick, standard = (next(task for task in _expand(name) if task.name == "apgd-ce") for name in ("quick", "standard"))
     assert quick != standard
