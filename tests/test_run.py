@@ -303,6 +303,12 @@ def test_records_of_other_code_are_said_to_be_stale(honest_root, tmp_path) -> No
     model.write_text(model.read_text() + "\n# another\n")
     after = harness(*command)
     assert "honest Linf-8/255: nothing to judge: clean: its record is stale; run it" in after.stderr
+    told = "note: stale records, to be run again and replaced (another --results keeps them): 1 of other source code\n"
+    assert told not in after.stdout, "nothing is run"
+    few = tmp_path / "few.toml"
+    few.write_text("[[tasks]]\nname = 'clean'\nkind = 'clean'\n[[tasks]]\nname = 'c1-output'\nkind = 'probe'\n")
+    command[command.index("--suite") + 1] = str(few)
+    assert told in harness(*command[:-1]).stdout
 
 
 def test_records_of_a_search_in_bfloat16_do_not_stand_for_others(honest_root, tmp_path) -> None:

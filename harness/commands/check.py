@@ -66,6 +66,8 @@ def check(
         click.echo(f"error: {error}", err=True)
     failed = bool(prepared.unusable)
     if not judge_only:
+        for note in prepared.notes:
+            click.echo(f"note: {note}", err=as_json)
         progress = Progress(prepared, workers=workers, say=(lambda _: None) if as_json else click.echo)
         try:
             runs.execute(prepared, request, progress, progress.hear)
