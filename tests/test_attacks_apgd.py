@@ -3,6 +3,7 @@
 import importlib
 import math
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,12 +78,12 @@ def test_no_provably_robust_point_of_a_relu_network_is_claimed_and_nearly_all_ot
 
 
 @EVERY
-@BOTH
+@pytest.mark.parametrize("attack", [apgd_ce, apgd_t, partial(apgd_t, narrow=True)], ids=["ce", "t", "narrow"])
 def test_batch_size_order_and_the_other_rows_change_no_bit(attack, norm, monkeypatch):
     model, x = RowByRow(), images(64)
     y = model(x).argmax(1)
     options = {"eps": {"Linf": 0.002, "L2": 0.02, "L1": 0.15}[norm], "norm": norm, "steps": 10}
-    options |= {"targets": 3} if attack is apgd_t else {"restarts": 2}
+    options |= {"restarts": 2} if attack is apgd_ce else {"targets": 3}
 
     def cut(order, size, batch_size):
         x_adv = torch.empty_like(x)
@@ -99,6 +100,48 @@ def test_batch_size_order_and_the_other_rows_change_no_bit(attack, norm, monkeyp
     assert torch.equal(cut(torch.arange(63, -1, -1)[:8], 1, 7)[56:], whole[56:])
     monkeypatch.setattr(apgd_module, "_PIXELS", 20 * x[0].numel())
     assert torch.equal(cut(torch.arange(64), 64, None), whole)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("steps", "targets", "passes"),
+    [(100, 9, 12 * 9 + 28 * 3 + 60), (100, 2, 12 * 2 + 28 + 60), (30, 4, 3 * 4 + 9 * 2 + 18), (2, 9, 9 + 1), (1, 3, 3)],
+)
+def test_ever_fewer_classes_are_attacked(norm, steps, targets, passes):
+    """Of images that nothing breaks, the passes after every move are counted."""
+    asked = []
+
+    class Counted(RowByRow):
+        def forward(self, x):
+            asked.append(len(x))
+            return super().forward(x)
+
+    model, x = Counted(), images(4)
+    y = model(x).argmax(1)
+    asked.clear()
+    x_adv = apgd_t(model, x, y, eps=1e-6, norm=norm, steps=steps, targets=targets, narrow=True)
+    assert_within(x_adv, x, norm, 1e-6)
+    stages = 2 * (norm == "L1" and steps > 2)
+    images_themselves, start, *after = asked
+    assert (images_themselves, start) == (4, 4 * targets)
+    extra = sum(after) - 4 * passes
+    # In L1 a new stage asks about its start, which is no move.
+    assert (extra > 0) == (stages > 0) and extra <= 4 * targets * stages
+    assert after[-1] == 4 * (targets if steps == 1 else 1)
+
+
+def test_the_class_that_does_best_goes_on(bundled):
+    """Nearly as many images fall as towards all classes for as long, at a quarter of the cost."""
+    model, x, y = bundled
+    found = {
+        narrow: broken(
+            model, apgd_t(model, x, y, eps=6 / 255, steps=50, loss="margin", narrow=narrow, batch_size=64,
+                          generator=ExampleGenerators.for_examples(0, "task", range(20))), y
+        )
+        for narrow in (False, True)
+    }  # fmt: skip
+    assert int(found[False].sum()) - int(found[True].sum()) <= 1
+    assert 0 < int(found[True].sum()) < 20, "a test of nothing"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.attacks import autoattack
 from harness.attacks.apgd import NORMS as APGD_NORMS
-from harness.attacks.apgd import apgd_ce, apgd_dlr, apgd_t
+from harness.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, narrowing
 from harness.attacks.budget import FRACTIONS, budget
 from harness.attacks.deepfool import NORMS as DEEPFOOL_NORMS
 from harness.attacks.deepfool import deepfool
@@ -87,7 +88,12 @@ def _steps(params: Mapping[str, Any], _classes: int) -> tuple[float, float]:
 
 def _targeted(params: Mapping[str, Any], classes: int) -> tuple[float, float]:
     steps, _ = _steps(params, classes)
-    pairs = steps * min(params.get("targets", 9), classes - 1)
+    targets = min(params.get("targets", 9), classes - 1)
+    if not params.get("narrow"):
+        return steps * targets, steps * targets
+    moves = params.get("steps", 100)
+    rungs = [(0, targets), *narrowing(moves, targets).items(), (moves, 0)]
+    pairs = float(params.get("eot", 1) * sum((end - at) * n for (at, n), (end, _) in itertools.pairwise(rungs)))
     return pairs, pairs
 
 

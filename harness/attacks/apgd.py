@@ -1,5 +1,6 @@
 """Auto-PGD: gradient ascent that sets its own step sizes, on one loss or towards many classes at once."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -9,7 +10,15 @@ from torch import Tensor, nn
 from harness.attacks.apgd_steps import begin
 from harness.attacks.asking import Loss, ask, ask_gradient, reveal
 from harness.attacks.geometry import Ball
-from harness.attacks.inputs import check_batch, check_choice, check_count, check_labels, check_norm, check_positive
+from harness.attacks.inputs import (
+    check_batch,
+    check_choice,
+    check_count,
+    check_labels,
+    check_norm,
+    check_positive,
+    check_switch,
+)
 from harness.attacks.losses import cross_entropy, difference, dlr, dlr_targeted, margin
 from harness.attacks.randomness import ExampleGenerators
 
@@ -18,6 +27,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "dlr": dlr, "ma
 TARGETED: dict[str, Callable[..., Tensor]] = {"dlr": dlr_targeted, "margin": difference}
 
 Generator = ExampleGenerators | torch.Generator | None
+
+NARROWING = ((1 / 8, 1 / 3), (2 / 5, 0.0))
+"""After the one part of all moves the other part of an example's climbs goes on, one at least."""
 
 _PIXELS = 2**23
 """Values of the images that climb at the same time; about ten tensors of that size are alive. Nothing else hangs on
@@ -85,6 +97,7 @@ def apgd_t(
     steps: int = 100,
     targets: int = 9,
     loss: str = "dlr",
+    narrow: bool = False,
     eot: int = 1,
     generator: Generator = None,
     batch_size: int | None = None,
@@ -95,8 +108,13 @@ def apgd_t(
     first of its climbs that is misclassified, as whatever class, and with the likelier target among several. One that
     survives gets the iterate of highest loss over all targets. ``loss`` is the targeted ``dlr``, which is the
     difference of the two logits with fewer than four classes, or ``margin``, which is that difference always.
+
+    With ``narrow`` the climbs of an example compete: after an eighth of the moves the third of them with the highest
+    loss so far goes on, after two fifths the best alone (successive halving, Jamieson and Talwalkar 2016, arXiv
+    1502.07943, with other numbers). A hundred steps then cost what thirty do towards nine targets.
     """
     _check("apgd-t", x, y, eps, norm, batch_size, steps=steps, targets=targets, eot=eot)
+    check_switch("apgd-t", narrow=narrow)
     chosen = _loss("apgd-t", loss, TARGETED)
     x_adv = x.detach().clone(memory_format=torch.contiguous_format)
     if not len(x):
@@ -110,7 +128,7 @@ def apgd_t(
     for part in _parts(rows, copies * images[0].numel()):
         losses = _on(chosen, y[part].repeat_interleave(copies), others[part, :copies].flatten())
         x_adv[part], _, _ = _search(
-            judge, losses, images[part], y[part], generators.select(part), copies, eps, norm, steps
+            judge, losses, images[part], y[part], generators.select(part), copies, eps, norm, steps, narrow=narrow
         )
     return x_adv
 
@@ -129,23 +147,27 @@ def _search(
     eps: float,
     norm: str,
     steps: int,
+    *,
+    narrow: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Climb ``copies`` times from every image (R, C, H, W), all at the same time; ``loss`` knows the climbs by number.
 
     Returns for every image the first misclassified iterate or else the one of highest loss, (R, C, H, W), the highest
-    loss (R,), inf where one was misclassified, and whether one was, bool (R,).
+    loss (R,), inf where one was misclassified, and whether one was, bool (R,). With ``narrow`` ever fewer go on.
     """
-    owners = torch.arange(len(x), device=x.device).repeat_interleave(copies)
+    numbers = torch.arange(len(x) * copies, device=x.device)
     answer, values = x.clone(), x.new_full((len(x),), torch.inf)
     fell = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     start: Tensor | None = None
+    rungs, done = narrowing(steps, copies) if narrow else {}, 0
     for budget, moves, judged in _budgets(norm, eps, steps):
-        ball = Ball(x[owners], norm, budget)
+        ball = Ball(x[numbers // copies], norm, budget)
         climb = begin(ball, ball.sample(generators, copies) if start is None else ball.project_(start), moves)
         for move in range(moves + 1):
-            logits, losses, grad = judge.ask(climb.point, _of(loss, climb.rows), gradient=move < moves)
+            climbing = numbers[climb.rows]
+            logits, losses, grad = judge.ask(climb.point, _of(loss, climbing), gradient=move < moves)
             climb.note(losses, grad)
-            whose = owners[climb.rows]
+            whose = climbing // copies
             fooled = judge.reveal(climb.point, logits, y[whose]).nonzero().squeeze(1) if judged else whose[:0]
             if len(fooled):
                 # Climbs are in order, so the first of an image is the one towards its likeliest target.
@@ -155,12 +177,29 @@ def _search(
                 climb = climb.select(~fell[whose])
             if move == moves or not len(climb.rows):
                 break
+            if done in rungs:
+                climb = climb.select(_highest(climb.value, len(climb.rows) // int((~fell).sum()), rungs[done]))
             climb.move()
-        start = climb.best
+            done += 1
+        start, numbers = climb.best, numbers[climb.rows]
     left = (~fell).nonzero().squeeze(1)
-    values[left], towards = climb.value.view(-1, copies).max(1)
-    answer[left] = climb.best[torch.arange(len(left), device=x.device) * copies + towards]
+    if len(left):
+        going = len(numbers) // len(left)
+        values[left], towards = climb.value.view(-1, going).max(1)
+        answer[left] = climb.best[torch.arange(len(left), device=x.device) * going + towards]
     return answer, values, fell
+
+
+def narrowing(steps: int, copies: int) -> dict[int, int]:
+    """How many of ``copies`` climbs go on after some of the ``steps``, by the number of moves made."""
+    return {max(1, int(part * steps)): max(1, math.ceil(copies * left)) for part, left in NARROWING}
+
+
+def _highest(values: Tensor, each: int, most: int) -> Tensor:
+    """Which of the ``values`` (N,), ``each`` of them of one image after the other, are its ``most`` highest, (N,)."""
+    table = values.view(-1, each)
+    order = table.sort(dim=1, descending=True, stable=True).indices[:, :most]
+    return torch.zeros_like(table, dtype=torch.bool).scatter_(1, order, True).view(-1)
 
 
 def _budgets(norm: str, eps: float, steps: int) -> Iterator[tuple[float, int, bool]]:
