@@ -111,7 +111,7 @@ def apgd_t(
 
     With ``narrow`` the climbs of an example compete: after an eighth of the moves the third of them with the highest
     loss so far goes on, after two fifths the best alone (successive halving, Jamieson and Talwalkar 2016, arXiv
-    1502.07943, with other numbers). A hundred steps then cost what thirty do towards nine targets.
+    1502.07943, with other numbers). A hundred steps then cost what twenty-eight do towards nine targets.
     """
     _check("apgd-t", x, y, eps, norm, batch_size, steps=steps, targets=targets, eot=eot)
     check_switch("apgd-t", narrow=narrow)
