@@ -32,6 +32,8 @@ def test_nothing_is_said_before_anything_is_known():
         ("apgd-ce", {"steps": 100}, 100, 100),
         ("apgd-ce", {"steps": 100, "eot": 20}, 2000, 2000),
         ("apgd-t", {"steps": 100, "targets": 9}, 900, 900),
+        ("apgd-t", {"steps": 100, "targets": 9, "narrow": True}, 12 * 9 + 28 * 3 + 60, 12 * 9 + 28 * 3 + 60),
+        ("apgd-t", {"steps": 2, "targets": 9, "narrow": True, "eot": 3}, 30, 30),
         ("fab-t", {"steps": 100, "targets": 3}, 300, 300),
         ("fab", {"steps": 100}, 100, 900),
         ("square", {"queries": 5000}, 5000, 0),
