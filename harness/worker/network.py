@@ -8,8 +8,12 @@ influence each other (BatchNorm in train mode, votes over the batch) sees micro-
 random numbers draws them for a whole micro-batch.
 """
 
+import contextlib
+
 import torch
 from torch import Tensor, nn
+
+from harness.worker.winograd import Winograd
 
 MICRO_BATCH = {"cpu": 16, "cuda": 64}
 """Rows of the micro-batch whose bits every answer has; of 4 to 64 none was much faster for slim residual networks."""
@@ -61,6 +65,8 @@ class Network(nn.Module):
         """
         self.device = torch.device(device)
         self.layout = torch.contiguous_format
+        self.winograd: Winograd | None = None
+        """What computes some of its convolutions in another way, where there are such."""
 
     def _ask(self, part: Tensor, size: int) -> Tensor:
         rows = len(part)
@@ -74,7 +80,8 @@ class Network(nn.Module):
     def run(self, images: Tensor) -> Tensor:
         """What the network's own code says of one micro-batch, in its own precision; ``OutputError`` as always."""
         try:
-            logits: object = self.module(images)
+            with contextlib.nullcontext() if self.winograd is None else self.winograd:
+                logits: object = self.module(images)
         except RuntimeError as error:
             hint = precision_hint(self.module, error)
             if not hint:
