@@ -8,12 +8,12 @@ influence each other (BatchNorm in train mode, votes over the batch) sees micro-
 random numbers draws them for a whole micro-batch.
 """
 
-import contextlib
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from harness.worker.winograd import Winograd
+from harness.worker.convolutions import Convolutions
 
 MICRO_BATCH = {"cpu": 16, "cuda": 64}
 """Rows of the micro-batch whose bits every answer has; of 4 to 64 none was much faster for slim residual networks."""
@@ -65,8 +65,8 @@ class Network(nn.Module):
         """
         self.device = torch.device(device)
         self.layout = torch.contiguous_format
-        self.winograd: Winograd | None = None
-        """What computes some of its convolutions in another way, where there are such."""
+        self.convolutions: Convolutions | None = None
+        """What computes some of its convolutions, where torch does not."""
 
     def _ask(self, part: Tensor, size: int) -> Tensor:
         rows = len(part)
@@ -77,10 +77,14 @@ class Network(nn.Module):
         # A copy in the right layout; the network may change it in place without touching the caller's images.
         return self.run(part.clone(memory_format=self.layout))[:rows]
 
+    def computing(self) -> AbstractContextManager[object]:
+        """Inside, the module's convolutions are computed as in all answers."""
+        return nullcontext() if self.convolutions is None else self.convolutions
+
     def run(self, images: Tensor) -> Tensor:
         """What the network's own code says of one micro-batch, in its own precision; ``OutputError`` as always."""
         try:
-            with contextlib.nullcontext() if self.winograd is None else self.winograd:
+            with self.computing():
                 logits: object = self.module(images)
         except RuntimeError as error:
             hint = precision_hint(self.module, error)

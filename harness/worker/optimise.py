@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from harness.worker.convolutions import Convolutions
 from harness.worker.network import MICRO_BATCH, Network, pull_back
-from harness.worker.winograd import Winograd
 
 LOGITS_TOLERANCE = 1e-4
 """Largest difference of the logits after an optimisation, relative to the largest logit."""
@@ -206,24 +206,25 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return layer
 
 
-def _winograd(network: Network, before: Answers, batches: Sequence[Tensor]) -> int:
-    """Compute wide convolutions of 3 x 3 in fewer multiplications; how many of them, 0 where it was taken back.
+def _convolutions(network: Network, before: Answers, batches: Sequence[Tensor]) -> list[str]:
+    """Compute convolutions ourselves; what is computed how, nothing where it was taken back.
 
-    Not where micro-batches were made small to save memory: the transformed kernels take four times the weights'. Nor
-    where an image's bits depend on its place among the others: the products are those of all tiles of a micro-batch,
-    and a library of matrix products may treat the last ones in another way.
+    Tiles round in another way at each of their places: before max-pooling over flat parts of an image, another of the
+    equal values may then get the gradient. Such a network is computed without them. Nothing is where micro-batches were
+    made small to save memory: transformed kernels take eight times the weights'.
     """
     if network.device.type != "cpu" or network.micro_batch < MICRO_BATCH["cpu"]:
-        return 0
-    with contextlib.suppress(Exception):
-        network.winograd = Winograd(network.module.parameters())
-        after = _answers(network, batches)
-        network.winograd.settled()
-        faithful = network.winograd.layers and _same(before, after)
-        if faithful and _equal(_turned(after[:1]), _answers(network, batches[:1], turned=TURN)):
-            return network.winograd.layers
-    network.winograd = None
-    return 0
+        return []
+    for tiles in (True, False):
+        with contextlib.suppress(Exception):
+            network.convolutions = Convolutions(network.module.parameters(), tiles=tiles)
+            after = _answers(network, batches)
+            network.convolutions.settled()
+            told = network.convolutions.told()
+            if told and _same(before, after):
+                return told
+    network.convolutions = None
+    return []
 
 
 def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) -> tuple[str, ...]:
@@ -270,8 +271,7 @@ def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) ->
             if pairs and _same(before, _answers(network, batches)):
                 kept.append(True)
                 done.append("batchnorm_folded")
-    known = _winograd(network, before, batches)
-    done += [f"winograd={known}"] if known else []
+    done += _convolutions(network, before, batches)
     with contextlib.suppress(Exception):
         network.sizes = equal_sizes(network, shape)
         others = sorted({*network.sizes} - {network.micro_batch})

@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -39,10 +40,12 @@ class RawNetwork(Network):
     def __init__(self, base: Network) -> None:
         nn.Module.__init__(self)
         self.module, self.micro_batch, self.device, self.layout = base.module, 0, base.device, base.layout
+        self.convolutions = base.convolutions
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K); ``OutputError`` as in ``Network``."""
-        logits: object = self.module(x.to(self.device).clone(memory_format=self.layout))
+        with self.computing():
+            logits: object = self.module(x.to(self.device).clone(memory_format=self.layout))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
             raise OutputError(f"expected float logits ({len(x)}, K), got {describe_output(logits)}")
         return logits.to(device=x.device, dtype=torch.float32)
@@ -114,18 +117,23 @@ def _in_context(network: Network, mode: str) -> Callable[[Tensor], Tensor]:
     """The network's own module, called in another way than usual; never with a graph to the caller."""
     call = _stranger()
 
+    @contextlib.contextmanager
+    def quietly() -> Iterator[None]:
+        with torch.no_grad(), network.computing():
+            yield
+
     def ask(x: Tensor) -> Tensor:
         x = x.detach()
         if mode == "inference_mode":
-            with torch.inference_mode():
+            with torch.inference_mode(), network.computing():
                 return network.module(x.clone()).clone()  # type: ignore[no-any-return]
         if mode == "no_grad":
-            with torch.no_grad():
+            with quietly():
                 return network.module(x)  # type: ignore[no-any-return]
         if mode in {"grad", "requires_grad"}:
-            with torch.enable_grad():
+            with torch.enable_grad(), network.computing():
                 return network.module(x.clone().requires_grad_(mode == "requires_grad")).detach()  # type: ignore[no-any-return]
-        return _in_thread(call, network.module, x)
+        return _in_thread(call, network.module, x, quietly)
 
     return ask
 
@@ -148,11 +156,13 @@ def _stranger() -> Callable[..., None]:
     return caller
 
 
-def _in_thread(call: Callable[..., None], module: nn.Module, x: Tensor) -> Tensor:
+def _in_thread(
+    call: Callable[..., None], module: nn.Module, x: Tensor, quietly: Callable[[], AbstractContextManager[None]]
+) -> Tensor:
     """The answer to ``call``, with nothing of this project on the thread's stack."""
     out: list[Tensor] = []
     failed: list[BaseException] = []
-    thread = threading.Thread(target=call, args=(module, x, out, failed, torch.no_grad), name="Thread-1")
+    thread = threading.Thread(target=call, args=(module, x, out, failed, quietly), name="Thread-1")
     thread.start()
     thread.join()
     if failed:

@@ -80,12 +80,15 @@ class Slide:
     """How far the source and its margin may reach beyond the map."""
     last: NDArray[np.int64]
     """(2, 1): the last corner of a window of results."""
+    grid: int = 1
+    """Corners of windows of results are multiples of this."""
 
     def area(self, area: Area) -> Area:
         """Windows of results that change."""
         corners = (area.corners + (self.back - self.reach + self.step - 1)) // self.step
         np.minimum(corners, self.last, out=corners)
-        return Area(np.maximum(corners, 0, out=corners), self.side)
+        np.maximum(corners, 0, out=corners)
+        return Area(corners - corners % self.grid if self.grid > 1 else corners, self.side)
 
 
 @functools.lru_cache(4096)
@@ -96,8 +99,9 @@ def slide(
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
+    grid: int = 1,
 ) -> Slide | None:
-    """How windows of ``side`` in maps of ``shape`` (H, W) go through.
+    """How windows of ``side`` in maps of ``shape`` (H, W) go through; results are made in tiles of ``grid`` squared.
 
     None where squares cannot describe it, or would cover too much of the map.
     """
@@ -106,10 +110,14 @@ def slide(
     step, pad, reach = stride[0], padding[0], (kernel[0] - 1) * dilation[0]
     height, width = ((length + 2 * pad - reach - 1) // step + 1 for length in shape)
     changed = (side - 1 + reach) // step + 1
+    if grid > 1:
+        changed = -(-(changed + grid - 1) // grid) * grid
+    if height % grid or width % grid:
+        return None
     if changed > min(height, width) or changed * changed > SHARE * height * width:
         return None
     unseen = max((length + 2 * pad - reach - 1) % step - pad for length in shape)
     margin = max(0, step - 1 - reach, unseen)
     source = (changed - 1) * step + reach + 1
     last = np.array([[height - changed], [width - changed]])
-    return Slide(step, pad, reach, (height, width), changed, source, margin, pad + margin, last)
+    return Slide(step, pad, reach, (height, width), changed, source, margin, pad + margin, last, grid)

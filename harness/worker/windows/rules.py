@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.worker.convolutions.differentiable import convolution
+from harness.worker.convolutions.layer import Form, Layer
+from harness.worker.convolutions.winograd import TILE
 from harness.worker.windows.areas import Area, Slide
 from harness.worker.windows.areas import slide as slide_of
 from harness.worker.windows.known import Rules
@@ -173,6 +176,21 @@ def _convolution(
     )  # fmt: skip
 
 
+def _own_convolution(func: Any, image: Any, layer: Layer, form: Form, bias: Tensor | None = None) -> Any:  # noqa: ANN401
+    """A convolution of ours; in tiles a result has its bits only where it has its place in a tile."""
+    kernel = tuple(layer.weight.shape[2:])
+    grid = TILE if form.tiled else 1
+    slide = slide_of(image.area.side, image.extent, kernel, form.stride, form.padding, form.dilation, grid)
+    if slide is None:
+        return NotImplemented
+    inside = form if image.work.anchors is None else form._replace(padding=(0, 0))
+    return _slid(
+        lambda values: func(values, layer, inside, bias), image, (func, tuple(layer.weight.shape), form),
+        [layer.weight] if bias is None else [layer.weight, bias], slide,
+        alone=kernel == form.stride == (1, 1) and form.padding == (0, 0),
+    )  # fmt: skip
+
+
 def _pooling(
     func: Any,  # noqa: ANN401
     image: Any,  # noqa: ANN401
@@ -297,7 +315,8 @@ def _joined(func: Any, parts: Any, dim: Any = 0, **kwargs: Any) -> Any:  # noqa:
 def _rules() -> dict[Any, Callable[..., Any]]:
     """What is done on windows, by the function that a network calls."""
     found: dict[Any, Callable[..., Any]] = {
-        torch.conv2d: _convolution, F.avg_pool2d: _pooling, torch.max_pool2d: _pooling, F.max_pool2d: _pooling,
+        torch.conv2d: _convolution, convolution: _own_convolution, F.avg_pool2d: _pooling,
+        torch.max_pool2d: _pooling, F.max_pool2d: _pooling,
         F.batch_norm: _batch_norm, F.interpolate: _interpolated, F.pad: _padded, torch.cat: _joined,
         torch.concat: _joined, torch.prelu: _by_channel, F.prelu: _by_channel,
     }  # fmt: skip

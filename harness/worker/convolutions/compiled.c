@@ -1,0 +1,184 @@
+/* Convolutions of maps whose channels lie side by side, (N, H, W, C), for what the processor has.
+ *
+ * All sums are made in the order of one image by itself: neither its place nor the number of images changes a bit. */
+
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TILE 4
+#define REACH 6
+#define PRODUCTS 36
+#define SPARE 12 /* tiles that are multiplied at once, at most */
+#define NEAR 0.70710678118654752f
+#define FAR 1.41421356237309505f
+#define COLOURS 3 /* channels of results, at most, for which there is a way of their own */
+#define INLINE static inline __attribute__((always_inline))
+
+struct tiled {
+    const float *images, *kernels, *bias;
+    float *results;
+    long count;
+    int height, width, channels, made, padding, block;
+};
+
+struct listed {
+    const float *images, *kernels, *bias;
+    float *results;
+    long count, image_step, result_step; /* floats from one image to the next */
+    const int *sources, *places; /* (pixels, taps): where a result's pixels are, negative: zeros; (pixels,): where it is */
+    int pixels, taps, channels, made, few;
+};
+
+typedef float quarter __attribute__((vector_size(16)));
+
+struct vectors {
+    void (*winograd)(const struct tiled *, float *);
+    void (*direct)(const struct listed *, float *);
+};
+
+#if defined(__x86_64__) && defined(__clang__)
+#define PRAGMA(text) _Pragma(#text)
+#define BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define END _Pragma("clang attribute pop")
+#elif defined(__x86_64__)
+#define PRAGMA(text) _Pragma(#text)
+#define BEGIN(features) _Pragma("GCC push_options") PRAGMA(GCC target(features))
+#define END _Pragma("GCC pop_options")
+#endif
+
+#if defined(__x86_64__)
+
+BEGIN("avx2,fma")
+#define LANES 8
+#define AT_ONCE 4
+#define NAME(name) name##_8
+#include "vectors.h"
+#include "winograd.h"
+#include "direct.h"
+#include "end.h"
+END
+
+BEGIN("avx512f,avx2,fma")
+#define LANES 16
+#define AT_ONCE 8
+#define NAME(name) name##_16
+#include "vectors.h"
+#include "winograd.h"
+#include "direct.h"
+#include "end.h"
+END
+
+static int vectors_of(int lanes, struct vectors *found) {
+    __builtin_cpu_init();
+    if (lanes == 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        *found = (struct vectors){winograd_8, direct_8};
+    else if (lanes == 16 && __builtin_cpu_supports("avx512f"))
+        *found = (struct vectors){winograd_16, direct_16};
+    else
+        return 0;
+    return 1;
+}
+
+#else
+
+#define LANES 4
+#define AT_ONCE 8
+#define NAME(name) name##_4
+#include "vectors.h"
+#include "winograd.h"
+#include "direct.h"
+
+static int vectors_of(int lanes, struct vectors *found) {
+    *found = (struct vectors){winograd_4, direct_4};
+    return lanes == 4;
+}
+
+#endif
+
+/* Room that a thread keeps from call to call: to get it anew each time would cost as much as the sums. */
+static __thread float *kept;
+static __thread size_t kept_floats;
+
+static float *room_for(size_t floats) {
+    if (floats > kept_floats) {
+        free(kept);
+        kept = malloc(floats * sizeof(float));
+        kept_floats = kept ? floats : 0;
+    }
+    return kept;
+}
+
+static PyObject *refused(int lanes, int channels, int made) {
+    return PyErr_Format(PyExc_ValueError, "expected vectors that this processor has and channels for them, got %d floats "
+                        "for %d to %d channels", lanes, channels, made);
+}
+
+static PyObject *has(PyObject *self, PyObject *arguments) {
+    struct vectors found;
+    int lanes;
+    if (!PyArg_ParseTuple(arguments, "i", &lanes)) return NULL;
+    return PyBool_FromLong(vectors_of(lanes, &found));
+}
+
+static PyObject *winograd(PyObject *self, PyObject *arguments) {
+    unsigned long long images, kernels, bias, results;
+    struct vectors vectors;
+    struct tiled job;
+    int lanes;
+    if (!PyArg_ParseTuple(arguments, "iK(liii)KKiiKi", &lanes, &images, &job.count, &job.height, &job.width,
+                          &job.channels, &kernels, &bias, &job.padding, &job.block, &results, &job.made))
+        return NULL;
+    if (!vectors_of(lanes, &vectors) || job.channels < lanes || job.made < lanes || job.block < 1)
+        return refused(lanes, job.channels, job.made);
+    job.images = (const float *)images;
+    job.kernels = (const float *)kernels;
+    job.bias = (const float *)bias;
+    job.results = (float *)results;
+    size_t padded = (size_t)(job.made + lanes - 1) / lanes * lanes;
+    float *room = room_for(PRODUCTS * (size_t)(job.block + SPARE) * (job.channels + padded) + job.channels);
+    if (!room) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    vectors.winograd(&job, room);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *direct(PyObject *self, PyObject *arguments) {
+    unsigned long long images, kernels, bias, results, sources, places;
+    struct vectors vectors;
+    struct listed job;
+    int lanes;
+    if (!PyArg_ParseTuple(arguments, "iKl(li)KKK(ii)KK(li)i", &lanes, &images, &job.count, &job.image_step, &job.channels,
+                          &kernels, &bias, &sources, &job.pixels, &job.taps, &places, &results, &job.result_step,
+                          &job.made, &job.few))
+        return NULL;
+    if (!vectors_of(lanes, &vectors) || job.channels < (job.few ? lanes : 1) || job.made < 1 ||
+        (job.few && job.made > COLOURS))
+        return refused(lanes, job.channels, job.made);
+    job.images = (const float *)images;
+    job.kernels = (const float *)kernels;
+    job.bias = (const float *)bias;
+    job.results = (float *)results;
+    job.sources = (const int *)sources;
+    job.places = (const int *)places;
+    float *room = room_for((size_t)job.channels + job.made + lanes);
+    if (!room) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    vectors.direct(&job, room);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"has", has, METH_VARARGS, NULL},
+    {"winograd", winograd, METH_VARARGS, NULL},
+    {"direct", direct, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_compiled", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__compiled(void) { return PyModule_Create(&module); }

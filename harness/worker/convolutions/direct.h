@@ -1,0 +1,107 @@
+/* A convolution as sums of products, for a list of results and of what each of them is made of; `direct.py` makes both. */
+
+/* Results of PIXELS places at once, N vectors of channels each: the bias, then tap after tap, channel after channel. */
+#define RESULTS(N, PIXELS)                                                                                            \
+    static __attribute__((noinline)) void NAME(results_##N)(                                                          \
+        const struct listed *job, const float *image, const float *zeros, const float *kernels,                       \
+        const float *const *bias, float *results, const int *starts) {                                                \
+        int taps = job->taps, channels = job->channels, last = job->pixels - 1;                                       \
+        for (int first = 0; first <= last; first += PIXELS) {                                                         \
+            VECTOR sum[PIXELS][N];                                                                                    \
+            int pixel[PIXELS];                                                                                        \
+            for (int p = 0; p < PIXELS; p++) pixel[p] = first + p < last ? first + p : last;                          \
+            for (int p = 0; p < PIXELS; p++)                                                                          \
+                for (int n = 0; n < N; n++) sum[p][n] = LOAD(bias[n]);                                                \
+            const float *kernel = kernels;                                                                            \
+            for (int tap = 0; tap < taps; tap++) {                                                                    \
+                const float *from[PIXELS];                                                                            \
+                for (int p = 0; p < PIXELS; p++) {                                                                    \
+                    int source = job->sources[(long)pixel[p] * taps + tap];                                           \
+                    from[p] = source < 0 ? zeros : image + source;                                                    \
+                }                                                                                                     \
+                for (int c = 0; c < channels; c++, kernel += N * LANES)                                               \
+                    for (int p = 0; p < PIXELS; p++)                                                                  \
+                        for (int n = 0; n < N; n++) sum[p][n] += from[p][c] * LOAD(kernel + n * LANES);               \
+            }                                                                                                         \
+            for (int p = 0; p < PIXELS; p++)                                                                          \
+                for (int n = 0; n < N; n++) {                                                                         \
+                    float *to = results + job->places[pixel[p]] + starts[n];                                          \
+                    VECTOR made = sum[p][n];                                                                          \
+                    if (job->made >= LANES) STORE(to, made);                                                          \
+                    else                                                                                              \
+                        for (int c = 0; c < job->made; c++) to[c] = made[c];                                          \
+                }                                                                                                     \
+        }                                                                                                             \
+    }
+RESULTS(3, AT_ONCE)
+RESULTS(2, (AT_ONCE * 3 / 2))
+RESULTS(1, (AT_ONCE * 3 / 2))
+
+INLINE float NAME(total)(const VECTOR *value) {
+    quarter parts[LANES / 4], sum;
+    memcpy(parts, value, sizeof parts);
+    sum = parts[0];
+    for (int p = 1; p < LANES / 4; p++) sum += parts[p];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* Few channels of results, COLOURS at most: vectors hold channels of the images, whose sums are added up in the end. */
+static __attribute__((noinline)) void NAME(few_results)(
+    const struct listed *job, const float *image, const float *zeros, float *results) {
+    int taps = job->taps, channels = job->channels, last = job->pixels - 1, vectors = (channels + LANES - 1) / LANES;
+    for (int first = 0; first <= last; first += AT_ONCE) {
+        VECTOR sum[AT_ONCE][COLOURS];
+        int pixel[AT_ONCE];
+        for (int p = 0; p < AT_ONCE; p++) pixel[p] = first + p < last ? first + p : last;
+        for (int p = 0; p < AT_ONCE; p++)
+            for (int o = 0; o < COLOURS; o++) sum[p][o] = (VECTOR){0};
+        const float *kernel = job->kernels;
+        for (int tap = 0; tap < taps; tap++) {
+            const float *from[AT_ONCE];
+            for (int p = 0; p < AT_ONCE; p++) {
+                int source = job->sources[(long)pixel[p] * taps + tap];
+                from[p] = source < 0 ? zeros : image + source;
+            }
+            for (int v = 0; v < vectors; v++, kernel += COLOURS * LANES) {
+                int at = NAME(start)(v * LANES, channels);
+                for (int p = 0; p < AT_ONCE; p++)
+                    for (int o = 0; o < COLOURS; o++) sum[p][o] += LOAD(from[p] + at) * LOAD(kernel + o * LANES);
+            }
+        }
+        for (int p = 0; p < AT_ONCE; p++)
+            for (int o = 0; o < COLOURS; o++)
+                if (o < job->made)
+                    results[job->places[pixel[p]] + o] = NAME(total)(&sum[p][o]) + (job->bias ? job->bias[o] : 0.0f);
+    }
+}
+
+static void NAME(direct)(const struct listed *job, float *room) {
+    float *zeros = room, *constants = room + job->channels;
+    int vectors = (job->made + LANES - 1) / LANES;
+    memset(zeros, 0, sizeof(float) * (job->channels + vectors * LANES));
+    if (job->bias) memcpy(constants, job->bias, sizeof(float) * job->made);
+    for (long image = 0; image < job->count; image++) {
+        const float *kernels = job->kernels, *from = job->images + image * job->image_step;
+        float *to = job->results + image * job->result_step;
+        if (job->few) {
+            NAME(few_results)(job, from, zeros, to);
+            continue;
+        }
+        for (int left = vectors, done = 0; left;) {
+            int wide = WIDE(left), starts[3];
+            const float *bias[3];
+            for (int n = 0; n < wide; n++) {
+                starts[n] = NAME(start)((done + n) * LANES, job->made);
+                bias[n] = constants + starts[n];
+            }
+            if (wide == 3) NAME(results_3)(job, from, zeros, kernels, bias, to, starts);
+            else if (wide == 2) NAME(results_2)(job, from, zeros, kernels, bias, to, starts);
+            else NAME(results_1)(job, from, zeros, kernels, bias, to, starts);
+            kernels += (long)job->taps * job->channels * wide * LANES;
+            done += wide;
+            left -= wide;
+        }
+    }
+}
+
+#undef RESULTS

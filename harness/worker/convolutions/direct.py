@@ -1,0 +1,103 @@
+"""Convolutions as they are defined, of any kernel, stride, padding and dilation, and the way back to their images.
+
+For each result there is a list of the pixels that it is made of. The way back falls into phases: with a stride of 2 a
+pixel in an even row and an odd column meets other taps of the kernel than its neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.worker.convolutions.vectors import COLOURS, by_colour, compiled, in_panels, lanes_for
+
+PAIRS = 64 * 128
+"""Up to as many pairs of channels torch is hardly ever faster, and in narrow layers up to four times slower."""
+TAPS, STRIDE = 49, 4
+"""Largest number of taps and largest stride."""
+
+
+def listing_pays(weight: Tensor, stride: Sequence[int], size: Sequence[int], results: Sequence[int]) -> bool:
+    """Whether kernels (O, C, kh, kw) from maps of ``size`` (H, W) to ``results`` are worth it; the same everywhere."""
+    made, channels, down, across = weight.shape
+    floats = max(size[0] * size[1], results[0] * results[1]) * max(made, channels)
+    return made * channels <= PAIRS and down * across <= TAPS and max(stride) <= STRIDE and floats < 1 << 31
+
+
+class _Line(NamedTuple):
+    """Results along one dimension that meet the same taps."""
+
+    places: Tensor
+    """(n,): where they are."""
+    taps: Tensor
+    """(t,): places in the kernel."""
+    sources: Tensor
+    """(n, t): what they are made of; negative, or beyond the maps: zeros."""
+
+
+def _lines(made: int, kernel: int, stride: int, padding: int, dilation: int, *, back: bool) -> Iterator[_Line]:
+    """Of ``made`` results, a line for each phase."""
+    taps = torch.arange(kernel)
+    if not back:
+        places = torch.arange(made)
+        yield _Line(places, taps, places[:, None] * stride + taps * dilation - padding)
+        return
+    for phase in range(min(stride, made)):
+        met = taps[(phase + padding - taps * dilation) % stride == 0]
+        places = torch.arange(phase, made, stride)
+        yield _Line(places, met, (places[:, None] + padding - met * dilation) // stride)
+
+
+class _Phase(NamedTuple):
+    sources: Tensor
+    """int32 (pixels, taps)."""
+    places: Tensor
+    """int32 (pixels,)."""
+    kernels: Tensor
+    shape: tuple[int, int]
+    """Of ``sources``."""
+
+
+class Listed:
+    """Kernels and lists for maps of one size: of the layer, or of the way from its results back to its images."""
+
+    def __init__(
+        self, weight: Tensor, form: Sequence[Sequence[int]], size: Sequence[int], made: Sequence[int], *, back: bool
+    ) -> None:
+        """``form`` is stride, padding and dilation; maps of ``size`` (H, W) become maps of size ``made``."""
+        weight = weight.detach() if back else weight.detach().transpose(0, 1)
+        self.channels, self.made = weight.shape[:2]
+        few = self.made <= COLOURS and self.channels >= lanes_for(self.channels)
+        self._few, self._lanes = few, lanes_for(self.channels if few else self.made)
+        lanes, (height, width) = self._lanes, size
+        down, across = (
+            list(_lines(made[at], weight.shape[2 + at], *(pair[at] for pair in form), back=back)) for at in (0, 1)
+        )
+        self._phases = []
+        for rows in down:
+            for columns in across:
+                y, x = rows.sources[:, None, :, None], columns.sources[None, :, None, :]
+                inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+                sources = torch.where(inside, (y * width + x) * self.channels, -1)
+                places = (rows.places[:, None] * made[1] + columns.places) * self.made
+                kernels = weight[:, :, rows.taps][:, :, :, columns.taps].permute(2, 3, 0, 1)
+                if self._few:
+                    laid = by_colour(kernels.flatten(0, 1), lanes)
+                else:
+                    laid = in_panels(kernels.reshape(1, -1, self.made), lanes, ends=True)
+                shape = (places.numel(), sources.shape[2] * sources.shape[3])
+                listed = sources.reshape(shape).int().contiguous()
+                self._phases.append(_Phase(listed, places.flatten().int(), laid, shape))
+
+    def run(self, images: Tensor, bias: Tensor | None, results: Tensor, start: int, count: int) -> None:
+        """``count`` rows of (N, H, W, C) images from ``start`` on become those of the results."""
+        _, height, width, channels = images.shape
+        _, down, across, made = results.shape
+        image, result = height * width * channels, down * across * made
+        for phase in self._phases:
+            compiled.direct(
+                self._lanes, images.data_ptr() + 4 * start * image, count, (image, channels), phase.kernels.data_ptr(),
+                0 if bias is None else bias.data_ptr(), phase.sources.data_ptr(), phase.shape, phase.places.data_ptr(),
+                results.data_ptr() + 4 * start * result, (result, made), self._few,
+            )  # fmt: skip
