@@ -107,9 +107,9 @@ class Narrow(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.first, self.grouped = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1, groups=3)
-        self.deep, self.short = nn.Conv2d(12, 24, 3, 2, 1, bias=False), nn.Conv2d(12, 24, 1, 2, bias=False)
-        self.tiled, self.same = nn.Conv2d(24, 24, 3, padding=1), nn.Conv2d(24, 24, 5, padding="same", dilation=2)
-        self.head = nn.Linear(24, 4)
+        self.deep, self.short = nn.Conv2d(12, 32, 3, 2, 1, bias=False), nn.Conv2d(12, 32, 1, 2, bias=False)
+        self.tiled, self.same = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 5, padding="same", dilation=2)
+        self.head = nn.Linear(32, 4)
 
     def forward(self, x):
         x = self.grouped(self.first(x).tanh()).tanh()
@@ -179,8 +179,8 @@ def test_what_rounds_too_much_is_taken_back(monkeypatch) -> None:
 def test_equal_values_stay_equal_before_max_pooling() -> None:
     """In tiles the pixels of a flat image get last bits of their own, and with them another one the gradient."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 4))
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 4))
     network, done = prepared(net)
     assert "direct=2" in done
     flat = torch.full((16, *SHAPE), 0.5)
@@ -255,8 +255,8 @@ def tower():
     """Two convolutions in tiles, one of them with a stride after it, on maps that windows are small parts of."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 24, 1),
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 24, 1),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4),
     )  # fmt: skip
 

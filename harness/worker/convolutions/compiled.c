@@ -7,6 +7,9 @@
 #include <Python.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define TILE 4
 #define REACH 6
@@ -39,6 +42,13 @@ struct vectors {
     void (*direct)(const struct listed *, float *);
 };
 
+/* What is in a register stays there: the compiler would load it once more in another form. */
+#if defined(__x86_64__)
+#define OPAQUE(value) __asm__("" : "+v"(value))
+#else
+#define OPAQUE(value) (void)0
+#endif
+
 #if defined(__x86_64__) && defined(__clang__)
 #define PRAGMA(text) _Pragma(#text)
 #define BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
@@ -54,6 +64,7 @@ struct vectors {
 BEGIN("avx2,fma")
 #define LANES 8
 #define AT_ONCE 4
+#define HALVES(one, other) (VECTOR) _mm256_blend_ps((__m256)one, (__m256)other, 0xf0)
 #define NAME(name) name##_8
 #include "vectors.h"
 #include "winograd.h"
@@ -64,6 +75,7 @@ END
 BEGIN("avx512f,avx2,fma")
 #define LANES 16
 #define AT_ONCE 8
+#define HALVES(one, other) (VECTOR) _mm512_mask_blend_ps(0xff00, (__m512)one, (__m512)other)
 #define NAME(name) name##_16
 #include "vectors.h"
 #include "winograd.h"
@@ -86,6 +98,7 @@ static int vectors_of(int lanes, struct vectors *found) {
 
 #define LANES 4
 #define AT_ONCE 8
+#define HALVES(one, other) (VECTOR){one[0], one[1], other[2], other[3]}
 #define NAME(name) name##_4
 #include "vectors.h"
 #include "winograd.h"
@@ -164,7 +177,7 @@ static PyObject *direct(PyObject *self, PyObject *arguments) {
     job.results = (float *)results;
     job.sources = (const int *)sources;
     job.places = (const int *)places;
-    float *room = room_for((size_t)job.channels + job.made + lanes);
+    float *room = room_for((size_t)job.channels + job.made + 2 * lanes);
     if (!room) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
     vectors.direct(&job, room);

@@ -37,6 +37,43 @@ RESULTS(3, AT_ONCE)
 RESULTS(2, (AT_ONCE * 3 / 2))
 RESULTS(1, (AT_ONCE * 3 / 2))
 
+/* The last vector of channels and the half that is left: a vector holds the halves of two places. */
+static __attribute__((noinline)) void NAME(results_half)(
+    const struct listed *job, const float *image, const float *zeros, const float *kernels, const float *bias,
+    const float *half_bias, float *results, int start) {
+    enum { PAIRS = AT_ONCE };
+    int taps = job->taps, channels = job->channels, last = job->pixels - 1;
+    for (int first = 0; first <= last; first += 2 * PAIRS) {
+        VECTOR sum[2 * PAIRS], half[PAIRS];
+        int pixel[2 * PAIRS];
+        for (int p = 0; p < 2 * PAIRS; p++) pixel[p] = first + p < last ? first + p : last;
+        for (int p = 0; p < 2 * PAIRS; p++) sum[p] = LOAD(bias);
+        for (int p = 0; p < PAIRS; p++) half[p] = LOAD(half_bias);
+        const float *kernel = kernels;
+        for (int tap = 0; tap < taps; tap++) {
+            const float *from[2 * PAIRS];
+            for (int p = 0; p < 2 * PAIRS; p++) {
+                int source = job->sources[(long)pixel[p] * taps + tap];
+                from[p] = source < 0 ? zeros : image + source;
+            }
+            for (int c = 0; c < channels; c++, kernel += 2 * LANES)
+                for (int p = 0; p < PAIRS; p++) {
+                    VECTOR one = from[2 * p][c] - (VECTOR){0}, other = from[2 * p + 1][c] - (VECTOR){0};
+                    OPAQUE(one);
+                    OPAQUE(other);
+                    sum[2 * p] += one * LOAD(kernel);
+                    sum[2 * p + 1] += other * LOAD(kernel);
+                    half[p] += HALVES(one, other) * LOAD(kernel + LANES);
+                }
+        }
+        for (int p = 0; p < 2 * PAIRS; p++) {
+            float *to = results + job->places[pixel[p]] + start;
+            STORE(to, sum[p]);
+            memcpy(to + LANES, (const float *)&half[p / 2] + p % 2 * (LANES / 2), LANES / 2 * sizeof(float));
+        }
+    }
+}
+
 INLINE float NAME(total)(const VECTOR *value) {
     quarter parts[LANES / 4], sum;
     memcpy(parts, value, sizeof parts);
@@ -76,10 +113,15 @@ static __attribute__((noinline)) void NAME(few_results)(
 }
 
 static void NAME(direct)(const struct listed *job, float *room) {
-    float *zeros = room, *constants = room + job->channels;
-    int vectors = (job->made + LANES - 1) / LANES;
-    memset(zeros, 0, sizeof(float) * (job->channels + vectors * LANES));
-    if (job->bias) memcpy(constants, job->bias, sizeof(float) * job->made);
+    /* A half that is left goes with the vector before it. */
+    int halved = job->made > LANES && job->made % LANES == LANES / 2, whole = job->made - (halved ? 3 * LANES / 2 : 0);
+    int vectors = (whole + LANES - 1) / LANES;
+    float *zeros = room, *constants = zeros + job->channels, *twice = constants + job->made + LANES;
+    memset(zeros, 0, sizeof(float) * (job->channels + job->made + 2 * LANES));
+    if (job->bias) {
+        memcpy(constants, job->bias, sizeof(float) * job->made);
+        for (int c = 0; halved && c < LANES; c++) twice[c] = job->bias[job->made - LANES / 2 + c % (LANES / 2)];
+    }
     for (long image = 0; image < job->count; image++) {
         const float *kernels = job->kernels, *from = job->images + image * job->image_step;
         float *to = job->results + image * job->result_step;
@@ -91,7 +133,7 @@ static void NAME(direct)(const struct listed *job, float *room) {
             int wide = WIDE(left), starts[3];
             const float *bias[3];
             for (int n = 0; n < wide; n++) {
-                starts[n] = NAME(start)((done + n) * LANES, job->made);
+                starts[n] = NAME(start)((done + n) * LANES, halved ? whole : job->made);
                 bias[n] = constants + starts[n];
             }
             if (wide == 3) NAME(results_3)(job, from, zeros, kernels, bias, to, starts);
@@ -101,6 +143,7 @@ static void NAME(direct)(const struct listed *job, float *room) {
             done += wide;
             left -= wide;
         }
+        if (halved) NAME(results_half)(job, from, zeros, kernels, constants + whole, twice, to, whole);
     }
 }
 

@@ -5,4 +5,5 @@
 #undef WIDE
 #undef LANES
 #undef AT_ONCE
+#undef HALVES
 #undef NAME

@@ -64,12 +64,18 @@ def by_colour(kernels: Tensor, lanes: int) -> Tensor:
 def in_panels(kernels: Tensor, lanes: int, *, ends: bool) -> Tensor:
     """Kernels (P, T, C) as (P, floats): panel after panel of vectors of the last dimension.
 
-    What does not fill the last vector is filled up with zeros; ``ends``: the last one begins earlier, if it can.
+    What does not fill the last vector is filled up with zeros; ``ends``: the last one begins earlier, if it can. Half a
+    vector that is left comes twice then, in a panel with the one before it.
     """
     channels = kernels.shape[2]
-    if ends and channels >= lanes:
+    widths = []
+    if ends and channels > lanes and 2 * (channels % lanes) == lanes:
+        kernels = torch.cat([kernels, kernels[:, :, -lanes // 2 :]], 2)
+        widths = [*_panels(channels // lanes - 1), 2]
+    elif ends and channels >= lanes:
         kernels = torch.cat([kernels[:, :, start : start + lanes] for start in _starts(channels, lanes)], 2)
     else:
         kernels = F.pad(kernels, (0, filled(channels, lanes) - channels))
-    panels = torch.split(kernels, [wide * lanes for wide in _panels(kernels.shape[2] // lanes)], 2)
+    widths = widths or list(_panels(kernels.shape[2] // lanes))
+    panels = torch.split(kernels, [wide * lanes for wide in widths], 2)
     return torch.cat([panel.flatten(1) for panel in panels], 1)

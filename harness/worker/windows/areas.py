@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SHARE = 0.5
+SHARE = 0.6
 """Largest part of a map that a window may cover; from there on the whole map is computed."""
 
 
