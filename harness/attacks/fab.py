@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.attacks.asking import ask, ask_gradient, batches, confirm, reveal
 from harness.attacks.boundary import likeliest, nearest_boundary
+from harness.attacks.fab_steps import advanced, known
 from harness.attacks.geometry import finite
 from harness.attacks.hyperplane import NORMS, project
 from harness.attacks.inputs import (
@@ -281,6 +282,15 @@ class _Search:
 
     def _advance(self, pairs: _Pairs, gradient: Tensor, lead: Tensor, fooled: Tensor) -> _Pairs:
         """One step of every pair; pairs that would stand still from now on are left out."""
+        if known(pairs.points, self.rule.norm):
+            points, keep = advanced(pairs.points, self.x, pairs.rows, gradient, lead, fooled, **asdict(self.rule))
+        else:
+            points, keep = self._advanced(pairs, gradient, lead, fooled)
+        pairs = _Pairs(pairs.rows, pairs.targets, pairs.ages + 1, points)
+        return pairs if bool(keep.all()) else pairs.select(keep)
+
+    def _advanced(self, pairs: _Pairs, gradient: Tensor, lead: Tensor, fooled: Tensor) -> tuple[Tensor, Tensor]:
+        """The next iterates (P, d), and which of them go on, bool (P,)."""
         points, keep = torch.empty_like(pairs.points), torch.ones_like(fooled)
         block = max(1, _BLOCK // points.shape[1]) if points.device.type == "cpu" else len(points)
         for part in batches(len(points), block):
@@ -290,8 +300,7 @@ class _Search:
             if not bool(seen.all()):
                 # Where nothing is seen a step leads towards the image; at the image itself it is the last.
                 keep[part] = seen | (points[part] != x).any(1)
-        pairs = _Pairs(pairs.rows, pairs.targets, pairs.ages + 1, points)
-        return pairs if bool(keep.all()) else pairs.select(keep)
+        return points, keep
 
 
 def _lead(logits: Tensor, rows: Tensor, *, y: Tensor, targets: Tensor) -> Tensor:
