@@ -66,11 +66,14 @@ class Convolutions(TorchFunctionMode):
         self, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,  # noqa: ANN401
         dilation: Any = 1, groups: int = 1,  # noqa: ANN401
     ) -> Tensor | None:  # fmt: skip
-        if input.dim() != 4 or input.dtype is not torch.float32 or torch.is_autocast_enabled("cpu") or groups != 1:
+        # A subclass of tensors takes a hundred times as long to say what it is like.
+        with torch._C.DisableTorchFunctionSubclass():
+            shape, dtype = input.shape, input.dtype
+        if len(shape) != 4 or dtype is not torch.float32 or torch.is_autocast_enabled("cpu") or groups != 1:
             return None
         if bias is not None and (bias.requires_grad or bias.dtype is not torch.float32 or bias.stride() != (1,)):
             return None
-        size = input.shape[2:]
+        size = shape[2:]
         asked = (
             id(weight),
             size,
@@ -79,7 +82,7 @@ class Convolutions(TorchFunctionMode):
         known = self._known.get(asked)
         if known is None and id(weight) in self._candidates and asked not in self._known:
             known = self._known[asked] = self._new(weight, size, _pair(stride), padding, _pair(dilation))
-        if known is None or input.shape[1] != weight.shape[1] or not known[0].current:
+        if known is None or shape[1] != weight.shape[1] or not known[0].current:
             return None
         return convolution(input, *known, bias)
 
