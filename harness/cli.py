@@ -23,6 +23,7 @@ from harness.commands.arguments import (
     THREADS,
     Threat,
     default_memory_limit,
+    precision_note,
     resolve_device,
     submission_roots,
 )
@@ -202,7 +203,7 @@ def run(
         settings=Settings(batch_size, device, threads, memory_limit, shard_timeout),
     )  # fmt: skip
     prepared = runs.prepare(request)
-    for note in prepared.notes:
+    for note in filter(None, [*prepared.notes, precision_note(precision, device)]):
         click.echo(f"note: {note}")
     for error in prepared.unusable.values():
         click.echo(f"error: {error}", err=True)

@@ -17,6 +17,8 @@ from command_line import HONEST, harness, outcomes, records, submission
 from safetensors.torch import save_file
 
 from harness import store
+from harness.commands import arguments
+from harness.environment import bfloat16_speed
 from harness.records import SCHEMA, Status
 
 FAULTS = {
@@ -326,6 +328,26 @@ def test_records_of_a_search_in_bfloat16_do_not_stand_for_others(honest_root, tm
         assert (told in done.stdout) == (ready == 1)
         assert f"2 shards, {ready} done already" in done.stdout
         assert [record.shard.task.implementation for record in records(results)] == ["rampart-clean-1", ending]
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "speed", "told"),
+    [
+        ("mixed", "cpu", 0.12, True),
+        ("mixed", "cpu", 2.0, False),
+        ("mixed", "cuda", 0.1, False),
+        ("full", "cpu", 0.1, False),
+    ],
+)
+def test_mixed_precision_that_makes_a_processor_slower_is_told(monkeypatch, precision, device, speed, told) -> None:
+    monkeypatch.setattr(arguments, "bfloat16_speed", lambda: speed)
+    note = arguments.precision_note(precision, device)
+    assert bool(note) is told
+    assert ("0.12 times" in note and "--precision full" in note) is told
+
+
+def test_the_speed_of_bfloat16_is_a_ratio() -> None:
+    assert 0.001 < bfloat16_speed() < 100
 
 
 def test_numbers_outlive_the_checkpoint_they_were_made_with(tmp_path) -> None:

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import click
 
-from harness.commands.arguments import DATA_DIR, DEVICE, MEMORY, SUBMISSIONS, Threat, resolve_device, submission_roots
+from harness.commands.arguments import (
+    DATA_DIR,
+    DEVICE,
+    MEMORY,
+    SUBMISSIONS,
+    Threat,
+    precision_note,
+    resolve_device,
+    submission_roots,
+)
 from harness.errors import UnknownNameError
 from harness.records import ThreatModel
 
@@ -59,6 +68,8 @@ def bench(
     parse_attack(attack, threat)
     x, y = (data := datasets.load(dataset, data_dir=data_dir, limit=limit)).tensors(0, len(data))
     device = resolve_device(device)
+    if note := precision_note(precision, device):
+        click.echo(f"note: {note}", err=True)
     try:
         comparison = benching.compare(
             submission.spec(), x, y, attack=attack, threat=threat, device=device,
