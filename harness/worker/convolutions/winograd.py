@@ -18,7 +18,7 @@ TILE, REACH = 4, 6
 NODES = (0.0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2), -math.sqrt(2))
 """The finite ones; infinity comes last."""
 CHANNELS = 32
-"""From as many on tiles are used: with 12 they gain nothing, with 24 a third. But one pixel that changes gives all
+"""From as many on tiles are used: with 12 they gain nothing, with 24 two fifths. But one pixel that changes gives all
 values of its tiles other last bits, so that windows (``harness.worker.windows``) grow by tiles instead of pixels."""
 GAIN = 2
 """Products of the direct form, borders included, for each one of this form, at least; tiles reach beyond small maps."""
