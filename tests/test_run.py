@@ -17,8 +17,6 @@ from command_line import HONEST, harness, outcomes, records, submission
 from safetensors.torch import save_file
 
 from harness import store
-from harness.commands import arguments
-from harness.environment import bfloat16_speed
 from harness.records import SCHEMA, Status
 
 FAULTS = {
@@ -311,43 +309,6 @@ def test_records_of_other_code_are_said_to_be_stale(honest_root, tmp_path) -> No
     few.write_text("[[tasks]]\nname = 'clean'\nkind = 'clean'\n[[tasks]]\nname = 'c1-output'\nkind = 'probe'\n")
     command[command.index("--suite") + 1] = str(few)
     assert told in harness(*command[:-1]).stdout
-
-
-def test_records_of_a_search_in_bfloat16_do_not_stand_for_others(honest_root, tmp_path) -> None:
-    results = tmp_path / "r"
-    command = ["run", "honest", "--submissions", str(honest_root), "--results", str(results), "--limit", "4"]
-    command += ["--suite", "quick", "--attack", "clean", "--attack", "pgd-20"]
-    told = "note: stale records, to be run again and replaced (another --results keeps them): 1 of mixed precision\n"
-    for options, ready, ending in (
-        (["--precision", "mixed"], 0, "rampart-pgd-1+search-bfloat16"),
-        (["--precision", "mixed"], 2, "rampart-pgd-1+search-bfloat16"),
-        ([], 1, "rampart-pgd-1"),
-    ):
-        done = harness(*command, *options)
-        assert done.returncode == 0, done.stderr
-        assert (told in done.stdout) == (ready == 1)
-        assert f"2 shards, {ready} done already" in done.stdout
-        assert [record.shard.task.implementation for record in records(results)] == ["rampart-clean-1", ending]
-
-
-@pytest.mark.parametrize(
-    ("precision", "device", "speed", "told"),
-    [
-        ("mixed", "cpu", 0.12, True),
-        ("mixed", "cpu", 2.0, False),
-        ("mixed", "cuda", 0.1, False),
-        ("full", "cpu", 0.1, False),
-    ],
-)
-def test_mixed_precision_that_makes_a_processor_slower_is_told(monkeypatch, precision, device, speed, told) -> None:
-    monkeypatch.setattr(arguments, "bfloat16_speed", lambda: speed)
-    note = arguments.precision_note(precision, device)
-    assert bool(note) is told
-    assert ("0.12 times" in note and "--precision full" in note) is told
-
-
-def test_the_speed_of_bfloat16_is_a_ratio() -> None:
-    assert 0.001 < bfloat16_speed() < 100
 
 
 def test_numbers_outlive_the_checkpoint_they_were_made_with(tmp_path) -> None:

@@ -16,4 +16,4 @@ def advance(
     keep: int,
     /,
 ) -> bool:
-    """A step of ``shape`` (P, d) points, and who goes on; False, with nothing done, if a gradient is not finite."""
+    """A step of ``shape`` (P, d) points, and who goes on; False, and to be asked anew, if a gradient is not finite."""

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "../processor.h"
 
 #define LANES 8
 #define BLOCK 256
@@ -45,16 +46,6 @@ struct scratch {
 #define APART _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define APART _Pragma("GCC ivdep")
-#endif
-
-#if defined(__x86_64__) && defined(__clang__)
-#define PRAGMA(text) _Pragma(#text)
-#define BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
-#define END _Pragma("clang attribute pop")
-#elif defined(__x86_64__)
-#define PRAGMA(text) _Pragma(#text)
-#define BEGIN(features) _Pragma("GCC push_options") PRAGMA(GCC target(features))
-#define END _Pragma("GCC pop_options")
 #endif
 
 #define NAME(name) name##_plain

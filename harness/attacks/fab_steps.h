@@ -61,12 +61,14 @@ static float NAME(length)(const struct steps *job, const float *delta) {
     return found > LEAST ? found : LEAST;
 }
 
-static void NAME(step)(const struct steps *job, long row, struct scratch *at) {
+/* False if the gradient is not finite. */
+static int NAME(step)(const struct steps *job, long row, struct scratch *at) {
     int pixels = job->pixels;
     const float *x = job->x + job->rows[row] * pixels, *point = job->points + row * pixels;
     const float *gradient = job->gradients + row * pixels;
     float *result = job->results + row * pixels, largest, lead = job->leads[row];
     int bits_of_largest = NAME(largest)(gradient, pixels), moves = 0;
+    if (bits_of_largest >= INFINITE) return 0;
     memcpy(&largest, &bits_of_largest, sizeof largest);
     int seen = largest > 0 && fabsf(lead) <= FLT_MAX;
     float share = job->fooled[row] ? job->beta : 1.0f, offset = seen ? -lead / largest : 0.0f;
@@ -93,12 +95,12 @@ static void NAME(step)(const struct steps *job, long row, struct scratch *at) {
     }
     for (int i = 0; i < pixels; i++) moves |= result[i] != x[i];
     job->keep[row] = seen || moves;
+    return 1;
 }
 
 static int NAME(walk)(const struct steps *job, struct scratch *at) {
     for (long row = 0; row < job->count; row++)
-        if (NAME(largest)(job->gradients + row * job->pixels, job->pixels) >= INFINITE) return 0;
-    for (long row = 0; row < job->count; row++) NAME(step)(job, row, at);
+        if (!NAME(step)(job, row, at)) return 0;
     return 1;
 }
 

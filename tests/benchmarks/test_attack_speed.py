@@ -5,7 +5,6 @@ counts only at parity: ours may leave at most one robust example more. torchatta
 (in an environment of its own: its wheel overwrites RobustBench).
 """
 
-import copy
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from harness import datasets
 from harness.attacks import ATTACKS
 from harness.attacks.randomness import ExampleGenerators
 from harness.bench import compare
+from harness.environment import bfloat16_speed
 from harness.models import LocalModel
 from harness.records import ThreatModel
 from harness.submission import default_roots, discover
@@ -46,18 +46,6 @@ def examples(limit):
     return torch.cat(copies)[:limit], y.repeat(len(copies))[:limit]
 
 
-def convolution_in_both():
-    """How many times faster a convolution is in bfloat16 than in float32."""
-    torch.set_num_threads(1)
-    layer, x = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False), torch.rand(32, 64, 16, 16)
-    half, x_half = copy.deepcopy(layer).bfloat16(), x.bfloat16()
-    for item in (layer, half):
-        item.to(memory_format=torch.channels_last)
-    x, x_half = (images.contiguous(memory_format=torch.channels_last) for images in (x, x_half))
-    full, mixed = steady.seconds(lambda: layer(x), lambda: half(x_half))
-    return {"ratio": full / mixed}
-
-
 @pytest.mark.parametrize(
     ("attack", "threat", "precision", "limit", "least"),
     [
@@ -69,7 +57,7 @@ def convolution_in_both():
     ],
 )
 def test_ours_is_several_times_faster_at_parity(benchmark, attack, threat, precision, limit, least):
-    if precision == "mixed" and (pays := steady.alone(convolution_in_both)["ratio"]) < BFLOAT16_PAYS:
+    if precision == "mixed" and (pays := bfloat16_speed()) < BFLOAT16_PAYS:
         pytest.skip(f"no bfloat16 arithmetic here: a convolution runs at {pays:.2f} times float32's speed")
     spec = discover(default_roots()).submissions["fgsm-rs-1222"].spec()
     x, y = examples(limit)

@@ -10,6 +10,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#include "../../processor.h"
 
 #define TILE 4
 #define REACH 6
@@ -47,16 +48,6 @@ struct vectors {
 #define OPAQUE(value) __asm__("" : "+v"(value))
 #else
 #define OPAQUE(value) (void)0
-#endif
-
-#if defined(__x86_64__) && defined(__clang__)
-#define PRAGMA(text) _Pragma(#text)
-#define BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
-#define END _Pragma("clang attribute pop")
-#elif defined(__x86_64__)
-#define PRAGMA(text) _Pragma(#text)
-#define BEGIN(features) _Pragma("GCC push_options") PRAGMA(GCC target(features))
-#define END _Pragma("GCC pop_options")
 #endif
 
 #if defined(__x86_64__)
