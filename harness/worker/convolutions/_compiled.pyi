@@ -23,19 +23,17 @@ def winograd(
 def direct(
     lanes: int,
     images: int,
-    count: int,
-    image: tuple[int, int],
-    kernels: int,
+    shape: tuple[int, int, int, int],
+    beside: tuple[int, int],
+    phases: tuple[tuple[int, int, tuple[int, int, int], int], ...],
     bias: int,
-    sources: int,
-    shape: tuple[int, int],
-    places: int,
     results: int,
     result: tuple[int, int],
     few: bool,
     /,
 ) -> None:
-    """``sources`` has a ``shape`` of results and taps.
+    """Images of ``shape`` (N, H, W, C), with columns of zeros ``beside`` them where the lists of the phases want them.
 
-    ``image`` and ``result`` are floats from one to the next, and channels; ``few``: kernels are those of ``by_colour``.
+    Of a phase: kernels, sources, how many (pixels, taps, channels that lie together), places. ``result`` is floats from
+    one to the next, and channels; ``few``: kernels are those of ``by_colour``.
     """

@@ -19,6 +19,7 @@
 #define NEAR 0.70710678118654752f
 #define FAR 1.41421356237309505f
 #define COLOURS 3 /* channels of results, at most, for which there is a way of their own */
+#define PHASES 16 /* at most */
 #define INLINE static inline __attribute__((always_inline))
 
 struct tiled {
@@ -28,12 +29,21 @@ struct tiled {
     int height, width, channels, made, padding, block;
 };
 
-struct listed {
-    const float *images, *kernels, *bias;
-    float *results;
-    long count, image_step, result_step; /* floats from one image to the next */
+/* Results that meet the same taps. Neighbours in a row of an image lie side by side: `channels` of all of them in one. */
+struct phase {
+    const float *kernels;
     const int *sources, *places; /* (pixels, taps): where a result's pixels are, negative: zeros; (pixels,): where it is */
-    int pixels, taps, channels, made, few;
+    int pixels, taps, channels;
+};
+
+struct listed {
+    const float *images, *bias;
+    float *results;
+    long count;
+    int height, width, channels, left, right; /* of an image, and columns of zeros that the lists want beside it */
+    long result_step; /* floats from one image of results to the next */
+    int made, few, phases, most; /* most channels of a phase */
+    struct phase phase[PHASES];
 };
 
 typedef float quarter __attribute__((vector_size(16)));
@@ -151,24 +161,39 @@ static PyObject *winograd(PyObject *self, PyObject *arguments) {
 }
 
 static PyObject *direct(PyObject *self, PyObject *arguments) {
-    unsigned long long images, kernels, bias, results, sources, places;
+    unsigned long long images, bias, results;
     struct vectors vectors;
     struct listed job;
+    PyObject *phases;
     int lanes;
-    if (!PyArg_ParseTuple(arguments, "iKl(li)KKK(ii)KK(li)i", &lanes, &images, &job.count, &job.image_step, &job.channels,
-                          &kernels, &bias, &sources, &job.pixels, &job.taps, &places, &results, &job.result_step,
-                          &job.made, &job.few))
+    if (!PyArg_ParseTuple(arguments, "iK(liii)(ii)O!KK(li)i", &lanes, &images, &job.count, &job.height, &job.width,
+                          &job.channels, &job.left, &job.right, &PyTuple_Type, &phases, &bias, &results,
+                          &job.result_step, &job.made, &job.few))
         return NULL;
     if (!vectors_of(lanes, &vectors) || job.channels < (job.few ? lanes : 1) || job.made < 1 ||
         (job.few && job.made > COLOURS))
         return refused(lanes, job.channels, job.made);
     job.images = (const float *)images;
-    job.kernels = (const float *)kernels;
     job.bias = (const float *)bias;
     job.results = (float *)results;
-    job.sources = (const int *)sources;
-    job.places = (const int *)places;
-    float *room = room_for((size_t)job.channels + job.made + 2 * lanes);
+    job.most = job.channels;
+    Py_ssize_t known = PyTuple_Size(phases);
+    if (known > PHASES) return PyErr_Format(PyExc_ValueError, "expected at most %d phases, got %zd", PHASES, known);
+    job.phases = (int)known;
+    for (int p = 0; p < job.phases; p++) {
+        unsigned long long kernels, sources, places;
+        struct phase *phase = job.phase + p;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(phases, p), "KK(iii)K", &kernels, &sources, &phase->pixels, &phase->taps,
+                              &phase->channels, &places))
+            return NULL;
+        phase->kernels = (const float *)kernels;
+        phase->sources = (const int *)sources;
+        phase->places = (const int *)places;
+        if (phase->channels > job.most) job.most = phase->channels;
+    }
+    size_t wide = (size_t)job.left + job.width + job.right;
+    size_t copy = job.left + job.right ? wide * job.height * job.channels : 0;
+    float *room = room_for(copy + job.most + job.made + 2 * (size_t)lanes);
     if (!room) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
     vectors.direct(&job, room);

@@ -1,7 +1,8 @@
 """Convolutions as they are defined, of any kernel, stride, padding and dilation, and the way back to their images.
 
-For each result there is a list of the pixels that it is made of. The way back falls into phases: with a stride of 2 a
-pixel in an even row and an odd column meets other taps of the kernel than its neighbours.
+For each result there is a list of the pixels that it is made of, of the first of them in each row where they are
+neighbours: these lie together. The way back falls into phases: with a stride of 2 a pixel in an even row and an odd
+column meets other taps of the kernel than its neighbours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,18 +46,33 @@ def _lines(made: int, kernel: int, stride: int, padding: int, dilation: int, *, 
         return
     for phase in range(min(stride, made)):
         met = taps[(phase + padding - taps * dilation) % stride == 0]
+        met = met.flip(0)
         places = torch.arange(phase, made, stride)
         yield _Line(places, met, (places[:, None] + padding - met * dilation) // stride)
 
 
 class _Phase(NamedTuple):
+    kernels: Tensor
     sources: Tensor
     """int32 (pixels, taps)."""
+    shape: tuple[int, int, int]
+    """Pixels, taps, and channels that lie together."""
     places: Tensor
     """int32 (pixels,)."""
-    kernels: Tensor
-    shape: tuple[int, int]
-    """Of ``sources``."""
+
+
+def _together(columns: Sequence[_Line]) -> bool:
+    """Whether the pixels that meet the taps of a row are neighbours."""
+    return all(bool((line.sources.diff(dim=1) == 1).all()) for line in columns)
+
+
+def _beside(columns: Sequence[_Line], width: int) -> tuple[int, int]:
+    """By how many pixels the results' own reach beyond maps of ``width`` on either side."""
+    met = [line.sources for line in columns if line.sources.numel()]
+    return (
+        max(0, -min((int(sources.min()) for sources in met), default=0)),
+        max(0, max((int(sources.max()) for sources in met), default=0) - width + 1),
+    )
 
 
 class Listed:
@@ -74,30 +90,41 @@ class Listed:
         down, across = (
             list(_lines(made[at], weight.shape[2 + at], *(pair[at] for pair in form), back=back)) for at in (0, 1)
         )
-        self._phases = []
-        for rows in down:
-            for columns in across:
-                y, x = rows.sources[:, None, :, None], columns.sources[None, :, None, :]
-                inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-                sources = torch.where(inside, (y * width + x) * self.channels, -1)
-                places = (rows.places[:, None] * made[1] + columns.places) * self.made
-                kernels = weight[:, :, rows.taps][:, :, :, columns.taps].permute(2, 3, 0, 1)
-                if self._few:
-                    laid = by_colour(kernels.flatten(0, 1), lanes)
-                else:
-                    laid = in_panels(kernels.reshape(1, -1, self.made), lanes, ends=True)
-                shape = (places.numel(), sources.shape[2] * sources.shape[3])
-                listed = sources.reshape(shape).int().contiguous()
-                self._phases.append(_Phase(listed, places.flatten().int(), laid, shape))
+        self._beside = _beside(across, width) if _together(across) else None
+        """Columns of zeros that are wanted on either side; None where the taps of a row are not neighbours."""
+        self._phases = [self._phase(weight, rows, columns, size, made[1]) for rows in down for columns in across]
+        self._addresses = tuple(
+            (phase.kernels.data_ptr(), phase.sources.data_ptr(), phase.shape, phase.places.data_ptr())
+            for phase in self._phases
+        )
+
+    def _phase(self, weight: Tensor, rows: _Line, columns: _Line, size: Sequence[int], across: int) -> _Phase:
+        """Results of some rows and columns; ``across`` is how many there are in a row."""
+        height, width = size
+        y, x = rows.sources[:, None, :, None], columns.sources[None, :, None, :]
+        inside = (y >= 0) & (y < height)
+        if self._beside is None:
+            inside = inside & (x >= 0) & (x < width)
+        else:
+            x, width = x[..., :1] + self._beside[0], width + sum(self._beside)
+        sources = torch.where(inside, (y * width + x) * self.channels, -1)
+        kernels = weight[:, :, rows.taps][:, :, :, columns.taps].permute(2, 3, 0, 1)
+        lying = kernels.flatten(1, 2) if self._beside is not None and kernels.numel() else kernels.flatten(0, 1)
+        if self._few:
+            laid = by_colour(lying, self._lanes)
+        else:
+            laid = in_panels(kernels.reshape(1, -1, self.made), self._lanes, ends=True)
+        places = (rows.places[:, None] * across + columns.places).flatten() * self.made
+        shape = (len(places), len(lying), lying.shape[1])
+        return _Phase(laid, sources.reshape(shape[:2]).int().contiguous(), shape, places.int())
 
     def run(self, images: Tensor, bias: Tensor | None, results: Tensor, start: int, count: int) -> None:
         """``count`` rows of (N, H, W, C) images from ``start`` on become those of the results."""
         _, height, width, channels = images.shape
         _, down, across, made = results.shape
         image, result = height * width * channels, down * across * made
-        for phase in self._phases:
-            compiled.direct(
-                self._lanes, images.data_ptr() + 4 * start * image, count, (image, channels), phase.kernels.data_ptr(),
-                0 if bias is None else bias.data_ptr(), phase.sources.data_ptr(), phase.shape, phase.places.data_ptr(),
-                results.data_ptr() + 4 * start * result, (result, made), self._few,
-            )  # fmt: skip
+        compiled.direct(
+            self._lanes, images.data_ptr() + 4 * start * image, (count, height, width, channels),
+            self._beside or (0, 0), self._addresses, 0 if bias is None else bias.data_ptr(),
+            results.data_ptr() + 4 * start * result, (result, made), self._few,
+        )  # fmt: skip
