@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from harness.worker.handle import ModelWorker
 from harness.worker.loading import LoadError, load
 from harness.worker.network import MICRO_BATCH, Network, OutputError, empty_logits
-from harness.worker.optimise import optimise
+from harness.worker.optimise import near_form, optimise
 from harness.worker.options import KINDS, Description, WorkerError, WorkerOptions
 from harness.worker.variants import Variants
 from harness.worker.weights import frozen
@@ -238,7 +238,7 @@ class LocalModel(nn.Module):
 
     def near(self, x: Tensor, numbers: list[int], placed: list[int], images: Tensor) -> Tensor:
         """As ``ModelWorker.near``."""
-        self._windows = self._windows or Windows(self.network)
+        self._windows = self._windows or Windows(near_form(self.network, x.shape[1:]))
         self._windows.place(placed, images)
         try:
             logits = self._windows.ask(x, numbers)

@@ -158,11 +158,12 @@ def test_every_width_of_vectors_gives_the_same_convolution(monkeypatch, lanes) -
         ((128, 128, 3, 3), (32, 32), True), ((128, 128, 3, 3), (4, 4), True), ((32, 32, 3, 3), (8, 8), True),
         # Tiles that reach far beyond the maps, and few channels on either side.
         ((512, 512, 3, 3), (5, 5), False), ((512, 512, 3, 3), (2, 2), False), ((512, 512, 3, 3), (7, 7), True),
-        ((31, 128, 3, 3), (32, 32), False), ((128, 31, 3, 3), (32, 32), False), ((128, 3, 3, 3), (32, 32), False),
+        ((8, 128, 3, 3), (32, 32), True), ((7, 128, 3, 3), (32, 32), False), ((128, 7, 3, 3), (32, 32), False),
     ],
 )  # fmt: skip
 def test_where_tiles_pay_is_a_matter_of_shapes(shape, size, expected) -> None:
     assert winograd.tiles_pay(torch.empty(shape), size) is expected
+    assert winograd.tiles_pay(torch.empty(shape), size, 32) is (expected and min(shape[:2]) >= 32)
 
 
 def test_where_the_direct_form_pays_is_a_matter_of_shapes() -> None:

@@ -1,5 +1,7 @@
 """Answers from windows: the bits of a full pass, whatever the network does."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,11 @@ from windowed_networks import NETWORKS, SHAPE, Residual, near, network_of, stack
 from harness.attacks.square import square
 from harness.models import LocalModel, RemoteModel
 from harness.worker import windows as module
+from harness.worker.convolutions.vectors import lanes_for
 from harness.worker.in_process import LocalWorker
+from harness.worker.network import Network
+from harness.worker.optimise import near_form, optimise
+from harness.worker.weights import frozen
 from harness.worker.windows import Windows
 from harness.worker.windows.areas import Area, cut, cut_planes, lay
 from submissions.architectures import slim_resnet
@@ -41,7 +47,7 @@ def test_every_bit_is_that_of_a_full_pass(name):
     assert windows.used >= 6
     if network.layout is torch.channels_last or "AVX512" in torch.backends.cpu.get_cpu_capability():
         # In the other layout convolutions of windows do not have a full pass's bits with AVX2.
-        assert any(windows._worth.values()) is (name != "bilinear")
+        assert any(share < math.inf for share in windows._shares.values()) is (name != "bilinear")
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (3, 27, 20)])
@@ -55,7 +61,7 @@ def test_images_that_are_not_square(shape):
         x, numbers = near(images, side, generator, copies=4)
         assert torch.equal(windows.ask(x, numbers), network(x))
     assert windows.used
-    assert any(windows._worth.values())
+    assert any(share < math.inf for share in windows._shares.values())
 
 
 def pooled(pool):
@@ -213,6 +219,16 @@ def test_windows_are_tried_once_questions_have_come_for_a_while(monkeypatch):
     assert used == [0, 0, 0, 1, 2, 3, 3, 3, 3, 4]
 
 
+def test_what_pays_pays_for_smaller_windows_and_for_not_much_fewer(monkeypatch):
+    monkeypatch.setattr(module, "GAIN", 0.9)
+    windows = Windows(network_of(NETWORKS["slim_resnet"]))
+    windows._shares = {(5, 160): 0.6, (9, 160): 1.1}
+    assert [windows._pays(side, 160) for side in (4, 5, 6, 9, 10)] == [True, True, None, False, False]
+    # With 0.6 of a full pass's time for 160, windows of 107 rows take at most 0.9.
+    assert [windows._pays(5, size) for size in (320, 112, 107, 106, 8)] == [True, True, True, None, None]
+    assert [windows._pays(9, size) for size in (168, 152)] == [None, False]
+
+
 def test_windows_are_left_alone_where_they_take_longer(monkeypatch):
     monkeypatch.setattr(module, "GAIN", 0.0)
     network = network_of(NETWORKS["slim_resnet"])
@@ -239,29 +255,41 @@ def test_windows_are_cut_out_and_laid_back():
 
 
 @pytest.mark.parametrize("search", ["", "bfloat16"])
-def test_the_square_attack_ends_at_the_same_point(search):
+def test_the_square_attack_ends_at_the_same_point(monkeypatch, search):
     torch.manual_seed(0)
     built = slim_resnet.build()
     x = torch.rand(12, *SHAPE)
-    worker = LocalWorker(lambda: built)
-    worker.start(60)
-    model = RemoteModel(worker, search=search)
-    with torch.no_grad():
-        y = model(x).argmax(1)
+    found = []
+    for patience in (0, 10**9):
+        monkeypatch.setattr(module, "PATIENCE", patience)
+        worker = LocalWorker(lambda: built)
+        worker.start(60)
+        model = RemoteModel(worker, search=search)
+        with torch.no_grad():
+            y = model(x).argmax(1)
+        found.append(square(model, x, y, eps=0.004, queries=300, generator=torch.Generator().manual_seed(0)))
+        (windows,) = worker._link._answerer.windows.values()
+        assert windows.used > 20 if patience == 0 else not windows.used
+        assert not windows.broken
+        worker.close()
+    assert torch.equal(*found)
 
-    class Plain(nn.Module):
-        exact = model.exact if search else None
 
-        def forward(self, images):
-            return model(images)
-
-    expected = square(Plain(), x, y, eps=0.004, queries=300, generator=torch.Generator().manual_seed(0))
-    found = square(model, x, y, eps=0.004, queries=300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(found, expected)
-    (windows,) = worker._link._answerer.windows.values()
-    assert windows.used > 20
-    assert not windows.broken
-    worker.close()
+def test_narrow_convolutions_are_in_tiles_but_near_known_images():
+    network = Network(frozen(slim_resnet.build()), micro_batch=16)
+    optimise(network, SHAPE)
+    x = torch.rand(16, *SHAPE)
+    if lanes_for(1):
+        assert {"winograd=5", "direct=7"} <= {*network.convolutions.told()}
+        near_by = near_form(network, SHAPE)
+        assert {"winograd=2", "direct=10"} <= {*near_by.convolutions.told()}
+        assert near_by.module is network.module
+        assert not torch.equal(near_by(x), network(x))
+        torch.testing.assert_close(near_by(x), network(x), rtol=1e-4, atol=1e-5)
+        assert near_form(near_by, SHAPE) is near_by
+        # What draws at random would draw once more.
+        network.sizes = (16,)
+    assert near_form(network, SHAPE) is network
 
 
 def test_a_model_in_this_process_and_a_worker_answer_the_same():
@@ -269,13 +297,15 @@ def test_a_model_in_this_process_and_a_worker_answer_the_same():
     built = slim_resnet.build(width=4)
     images = torch.rand(7, *SHAPE)
     x, numbers = near(images, 4, torch.Generator().manual_seed(8))
-    asked = []
+    asked, answers = [], []
     worker = LocalWorker(lambda: built)
     worker.start(60)
     for model in (RemoteModel(worker, on_forward=asked.append), LocalModel(built, on_forward=asked.append)):
         for placed in (list(range(7)), []):
             found = model.near(x, numbers, placed, images[: len(placed)])
-            assert torch.equal(found, model(x))
+            torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
+            answers.append(found)
+    assert all(torch.equal(found, answers[0]) for found in answers)
     # Known images are not asked about: they are not counted.
     assert [len(part) for part in asked] == 8 * [14]
     with pytest.raises(ValueError, match="one or more float32 images"):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.worker.network import Network
-from harness.worker.optimise import optimise
+from harness.worker.optimise import near_form, optimise
 from harness.worker.weights import frozen
 from submissions.architectures import slim_resnet
 
@@ -186,11 +186,11 @@ NETWORKS = {
 
 
 def network_of(build, shape=SHAPE, seed=0):
-    """As a worker prepares it."""
+    """As a worker prepares it for questions about images near known ones."""
     torch.manual_seed(seed)
     network = Network(frozen(build()), micro_batch=16)
     optimise(network, shape)
-    return network
+    return near_form(network, shape)
 
 
 def near(images, side, generator, copies=2):

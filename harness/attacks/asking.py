@@ -46,7 +46,7 @@ WIDER = 4
 class Nearby:
     """Asks about images that differ from some points in a few pixels, which a model may answer faster for that.
 
-    A model that does has a method ``near``; the answers are those of ``ask``.
+    A model that does has a method ``near``; the answers are those of ``ask`` up to rounding.
     """
 
     def __init__(self, model: nn.Module, batch_size: int | None, *, local: bool) -> None:
@@ -75,6 +75,19 @@ class Nearby:
             found.append(self._near(x[part], list(numbers[part]), placed, images).to(x.dtype))
             self._placed.clear()
         return _joined(found)
+
+    def reveal(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        """Whether each row is really misclassified, bool (N,), as the function ``reveal`` says.
+
+        Rows that ``logits`` (N, K), from ``ask``, say it of are asked about again as always.
+        """
+        if self._near is None or getattr(self._model, "exact", None) is not None:
+            return reveal(self._model, x, logits, y, self._batch_size)
+        fooled = misclassified(logits, y)
+        rows = fooled.nonzero().squeeze(1)
+        if len(rows):
+            fooled[rows] = misclassified(ask(self._model, x[rows], self._batch_size), y[rows])
+        return fooled
 
 
 def ask_gradient(

@@ -182,10 +182,11 @@ class ModelWorker:
             return logits, token
 
     def near(self, x: Tensor, numbers: list[int], placed: list[int], images: Tensor, *, variant: int = 0) -> Tensor:
-        """Logits (N, K) as from ``forward`` of float32 (N, C, H, W), each near a known image, found faster by that.
+        """Logits (N, K) of float32 (N, C, H, W), each near a known image, found faster by that.
 
-        From now on the known images ``placed`` are ``images`` (n, C, H, W); ``numbers`` names one for every row of
-        ``x``, which may be empty in neither case. Raises ``WorkerError`` as ``forward`` does.
+        They are ``forward``'s but for rounding. From now on the known images ``placed`` are ``images`` (n, C, H, W);
+        ``numbers`` names one for every row of ``x``, which may be empty in neither case. Raises ``WorkerError`` as
+        ``forward`` does.
         """
         if x.dtype != torch.float32 or images.dtype != torch.float32 or not len(x):
             raise ValueError(f"expected one or more float32 images, got {tuple(x.shape)} of {x.dtype}")

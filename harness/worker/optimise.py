@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from harness.worker.convolutions import Convolutions
+from harness.worker.convolutions.winograd import CHANNELS, CHANNELS_NEAR
 from harness.worker.network import MICRO_BATCH, Network, pull_back
 
 LOGITS_TOLERANCE = 1e-4
@@ -215,9 +216,9 @@ def _convolutions(network: Network, before: Answers, batches: Sequence[Tensor]) 
     """
     if network.device.type != "cpu" or network.micro_batch < MICRO_BATCH["cpu"]:
         return []
-    for tiles in (True, False):
+    for least in (CHANNELS, None):
         with contextlib.suppress(Exception):
-            network.convolutions = Convolutions(network.module.parameters(), tiles=tiles)
+            network.convolutions = Convolutions(network.module.parameters(), least=least)
             after = _answers(network, batches)
             network.convolutions.settled()
             told = network.convolutions.told()
@@ -225,6 +226,28 @@ def _convolutions(network: Network, before: Answers, batches: Sequence[Tensor]) 
                 return told
     network.convolutions = None
     return []
+
+
+def near_form(network: Network, shape: Sequence[int]) -> Network:
+    """``network`` as it is asked about images near known ones; ``shape`` is (C, H, W) of an image.
+
+    Its narrow convolutions are computed as they are defined, not in tiles, so that its logits may be others in their
+    last bits; the network itself where there are none, where that makes another network of it, or where its bits hang
+    on the size of the batch.
+    """
+    if network.convolutions is None or len(network.sizes) == 1 or not network.convolutions.narrow_tiles():
+        return network
+    other = Network(network.module, micro_batch=network.micro_batch, device=str(network.device))
+    other.layout = network.layout
+    try:
+        batches = probe_batches(shape, network.micro_batch, network.device)
+        other.convolutions = Convolutions(network.module.parameters(), least=CHANNELS_NEAR)
+        faithful = _same(_answers(network, batches), _answers(other, batches))
+        other.convolutions.settled()
+        other.sizes = equal_sizes(other, shape)
+    except Exception:
+        faithful = False
+    return other if faithful else network
 
 
 def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) -> tuple[str, ...]:

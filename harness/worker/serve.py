@@ -28,7 +28,7 @@ from harness.worker.channel import Arena, ChannelError, receive, send
 from harness.worker.inspection import INSPECTIONS, directional
 from harness.worker.loading import LoadError, describe_exception, is_out_of_memory, load, seed_all
 from harness.worker.network import MICRO_BATCH, Network, OutputError, pull_back
-from harness.worker.optimise import optimise
+from harness.worker.optimise import near_form, optimise
 from harness.worker.variants import Variants
 from harness.worker.weights import frozen
 from harness.worker.windows import Windows
@@ -209,7 +209,7 @@ class Answerer:
         """Known images come first in the arena, then those that are asked about."""
         variant, placed = message["variant"], message["placed"]
         if variant not in self.windows:
-            self.windows[variant] = Windows(self._forms().get(variant))
+            self.windows[variant] = Windows(near_form(self._forms().get(variant), message["shape"][1:]))
         windows = self.windows[variant]
         images = self.arena.tensor(message["shape"]).clone()
         windows.place(placed, images[: len(placed)])

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from harness.worker.convolutions.differentiable import convolution
 from harness.worker.convolutions.layer import Form, Layer, Pair, form_for
 from harness.worker.convolutions.vectors import lanes_for
+from harness.worker.convolutions.winograd import CHANNELS, CHANNELS_NEAR
 
 MEMORY = 1 << 30
 """Bytes of kernels of one network; layers for which there is no room left are computed as always."""
@@ -26,13 +27,14 @@ class Convolutions(TorchFunctionMode):
     Its layers stay what they are, for whoever looks at them or runs them elsewhere.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, tiles: bool = True) -> None:
+    def __init__(self, parameters: Iterable[Tensor], *, least: int | None = CHANNELS) -> None:
         """It gets to know the convolutions by ``parameters`` that come while it is on, until ``settled``.
 
-        Without ``tiles`` all are computed as they are defined: results that are equal in torch stay equal.
+        Tiles are used from ``least`` channels on. Without any, None, all are computed as they are defined: results that
+        are equal in torch stay equal.
         """
         super().__init__()
-        self._tiles = tiles
+        self._least = least
         self._candidates = {id(parameter): parameter for parameter in parameters}
         self._layers: dict[int, Layer] = {}
         self._known: dict[tuple[object, ...], tuple[Layer, Form] | None] = {}
@@ -43,6 +45,14 @@ class Convolutions(TorchFunctionMode):
         """What is computed how, for a record."""
         ways = Counter(form.tiled for layer in self._layers.values() for form in layer.forms)
         return [f"{name}={ways[tiled]}" for name, tiled in (("winograd", True), ("direct", False)) if ways[tiled]]
+
+    def narrow_tiles(self) -> bool:
+        """Whether there are tiles of fewer channels than are worth it near known images."""
+        return any(
+            form.tiled and min(layer.weight.shape[:2]) < CHANNELS_NEAR
+            for layer in self._layers.values()
+            for form in layer.forms
+        )
 
     def settled(self) -> None:
         """What has not come yet will be left alone."""
@@ -99,7 +109,7 @@ class Convolutions(TorchFunctionMode):
             if padding == "same" and any(length % 2 for length in reach):
                 return None
             padding = [length // 2 for length in reach] if padding == "same" else 0
-        form = form_for(weight, stride, _pair(padding), dilation, size, tiles=self._tiles)
+        form = form_for(weight, stride, _pair(padding), dilation, size, self._least)
         if form is None:
             return None
         layer = self._layers.get(id(weight)) or Layer(weight)

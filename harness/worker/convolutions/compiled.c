@@ -53,14 +53,48 @@ struct vectors {
     void (*direct)(const struct listed *, float *);
 };
 
-/* What is in a register stays there: the compiler would load it once more in another form. */
-#if defined(__x86_64__)
-#define OPAQUE(value) __asm__("" : "+v"(value))
-#else
-#define OPAQUE(value) (void)0
-#endif
+#if defined(ANY_PROCESSOR)
 
-#if defined(__x86_64__)
+/* For tests: every kind of vectors, made by the compiler of what this processor has. */
+#define OPAQUE(value) (void)0
+
+#define LANES 16
+#define AT_ONCE 8
+#define HALVES NAME(halves)
+#define NAME(name) name##_16
+#include "vectors.h"
+#include "winograd.h"
+#include "direct.h"
+#include "end.h"
+
+#define LANES 8
+#define AT_ONCE 4
+#define HALVES NAME(halves)
+#define NAME(name) name##_8
+#include "vectors.h"
+#include "winograd.h"
+#include "direct.h"
+#include "end.h"
+
+#define LANES 4
+#define AT_ONCE 8
+#define HALVES NAME(halves)
+#define NAME(name) name##_4
+#include "vectors.h"
+#include "winograd.h"
+#include "direct.h"
+
+static int vectors_of(int lanes, struct vectors *found) {
+    if (lanes == 16) *found = (struct vectors){winograd_16, direct_16};
+    else if (lanes == 8) *found = (struct vectors){winograd_8, direct_8};
+    else *found = (struct vectors){winograd_4, direct_4};
+    return lanes == 16 || lanes == 8 || lanes == 4;
+}
+
+#elif defined(__x86_64__)
+
+/* What is in a register stays there: the compiler would load it once more in another form. */
+#define OPAQUE(value) __asm__("" : "+v"(value))
 
 BEGIN("avx2,fma")
 #define LANES 8
@@ -97,9 +131,11 @@ static int vectors_of(int lanes, struct vectors *found) {
 
 #else
 
+#define OPAQUE(value) (void)0
+
 #define LANES 4
 #define AT_ONCE 8
-#define HALVES(one, other) (VECTOR){one[0], one[1], other[2], other[3]}
+#define HALVES NAME(halves)
 #define NAME(name) name##_4
 #include "vectors.h"
 #include "winograd.h"

@@ -86,11 +86,10 @@ class Listed:
         self.channels, self.made = weight.shape[:2]
         few = self.made <= COLOURS and self.channels >= lanes_for(self.channels)
         self._few, self._lanes = few, lanes_for(self.channels if few else self.made)
-        lanes, (height, width) = self._lanes, size
         down, across = (
             list(_lines(made[at], weight.shape[2 + at], *(pair[at] for pair in form), back=back)) for at in (0, 1)
         )
-        self._beside = _beside(across, width) if _together(across) else None
+        self._beside = _beside(across, size[1]) if _together(across) else None
         """Columns of zeros that are wanted on either side; None where the taps of a row are not neighbours."""
         self._phases = [self._phase(weight, rows, columns, size, made[1]) for rows in down for columns in across]
         self._addresses = tuple(

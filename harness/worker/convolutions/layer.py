@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.worker.convolutions.direct import Listed, listing_pays
 from harness.worker.convolutions.vectors import lanes_for
-from harness.worker.convolutions.winograd import Tiled, bytes_of, tiles_pay
+from harness.worker.convolutions.winograd import CHANNELS, Tiled, bytes_of, tiles_pay
 
 Pair = tuple[int, int]
 SIZES = 64
@@ -33,11 +33,14 @@ class Form(NamedTuple):
 
 
 def form_for(
-    weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, size: Sequence[int], *, tiles: bool = True
+    weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, size: Sequence[int], least: int | None = CHANNELS
 ) -> Form | None:
-    """How kernels (O, C, kh, kw) are used on maps of ``size`` (H, W); None: torch is as fast."""
-    plain = tiles and weight.shape[2:] == (3, 3) and stride == padding == dilation == (1, 1)
-    if plain and tiles_pay(weight, size) and lanes_for(min(weight.shape[:2])) <= min(weight.shape[:2]):
+    """How kernels (O, C, kh, kw) are used on maps of ``size`` (H, W); None: torch is as fast.
+
+    In tiles from ``least`` channels on, where that is not None.
+    """
+    plain = least is not None and weight.shape[2:] == (3, 3) and stride == padding == dilation == (1, 1)
+    if plain and tiles_pay(weight, size, least or 0) and lanes_for(min(weight.shape[:2])) <= min(weight.shape[:2]):
         return Form(stride, padding, dilation, tiled=True)
     form = Form(stride, padding, dilation, tiled=False)
     results = form.made(size, weight.shape[2:])

@@ -8,6 +8,12 @@ typedef float NAME(anywhere) __attribute__((vector_size(LANES * 4), aligned(4)))
 #define LOAD(from) ((VECTOR) * (const NAME(anywhere) *)(from))
 #define STORE(to, value) (*(NAME(anywhere) *)(to) = (value))
 
+/* The lower half of one and the upper half of another; for processors that have an instruction for it see HALVES. */
+INLINE VECTOR NAME(halves)(VECTOR one, VECTOR other) {
+    for (int i = LANES / 2; i < LANES; i++) one[i] = other[i];
+    return one;
+}
+
 /* Where the vector of channels that would begin at `channel` does: the last one earlier, so as to end with them. */
 INLINE int NAME(start)(int channel, int channels) {
     return channel + LANES > channels && channels >= LANES ? channels - LANES : channel;

@@ -68,8 +68,8 @@ class Windows:
         """Sides of windows and sizes of micro-batches that were seen to give the bits of a full pass."""
         self._came: Counter[tuple[int, int]] = Counter()
         """How often sides and sizes came that were not known to give them then."""
-        self._worth: dict[tuple[int, int], bool] = {}
-        """Whether windows of a side are used in micro-batches of a size."""
+        self._shares: dict[tuple[int, int], float] = {}
+        """What part of a full pass's time windows of a side take in micro-batches of a size."""
         self._forget(np.empty((0, 0, 0, 0), np.float32))
 
     def _forget(self, images: NDArray[np.float32]) -> None:
@@ -175,10 +175,14 @@ class Windows:
         return found
 
     def _pays(self, side: int, size: int) -> bool | None:
-        """Whether windows take less time, where that is known: smaller ones, and more at once, pay all the more."""
-        if any(side >= other and size <= than for (other, than), pays in self._worth.items() if not pays):
+        """Whether windows take less time, where that is known: smaller ones pay all the more.
+
+        Fewer at once take at most as long, where a full pass takes its part of the time; more at once at most theirs.
+        """
+        known = self._shares.items()
+        if any(side >= other and size <= than and share > GAIN for (other, than), share in known):
             return False
-        return any(side <= other and size >= than for (other, than), pays in self._worth.items() if pays) or None
+        return any(side <= other and share * max(1.0, than / size) <= GAIN for (other, than), share in known) or None
 
     def _filled(self, side: int, count: int) -> int:
         """Size of a micro-batch for ``count`` images: the next one, or a known one while that has hardly come."""
@@ -205,7 +209,7 @@ class Windows:
         if not torch.equal(found, expected):
             if kind in self._equal:
                 self.broken = True
-            self._worth[kind] = False
+            self._shares[kind] = np.inf
             return expected
         self._equal.add(kind)
         if self._pays(*kind) is None:
@@ -214,7 +218,7 @@ class Windows:
                     min(_seconds(ask) for _ in range(2))
                     for ask in (lambda: self._whole(x), lambda: self._run(images, anchors, area, size))
                 )
-            self._worth[kind] = work.slid > 0 and spent <= GAIN * full
+            self._shares[kind] = spent / max(full, 1e-9) if work.slid else np.inf
         return expected
 
     def _run(self, images: NDArray[np.float32], anchors: Numbers, area: Area, size: int) -> tuple[Tensor, Pass]:
