@@ -16,8 +16,8 @@ from harness.worker.in_process import LocalWorker
 from harness.worker.network import Network
 from harness.worker.optimise import near_form, optimise
 from harness.worker.weights import frozen
-from harness.worker.windows import Windows
-from harness.worker.windows.areas import Area, cut, cut_planes, lay
+from harness.worker.windows import Windows, areas
+from harness.worker.windows.areas import Area, cut_planes
 from submissions.architectures import slim_resnet
 
 
@@ -242,16 +242,36 @@ def test_windows_are_left_alone_where_they_take_longer(monkeypatch):
     assert not windows.broken
 
 
-def test_windows_are_cut_out_and_laid_back():
-    images = torch.arange(2 * 5 * 6 * 3).view(2, 5, 6, 3).float()
-    rows, area = np.array([1, 0, 1]), Area(np.array([[0, 3, 2], [4, 1, 0]]), 2)
-    found = cut(images, rows, area)
-    for row, image in enumerate(rows):
-        top, left = area.corners[:, row]
-        assert torch.equal(found[row], images[image, top : top + 2, left : left + 2])
-    lay(images, -found, rows, area)
-    assert torch.equal(cut(images, rows, area), -found)
-    assert int((images < 0).sum()) == 3 * 2 * 2 * 3
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_windows_are_cut_out_with_others_in_them(monkeypatch, compiled, dtype):
+    if not compiled:
+        monkeypatch.setattr(areas, "compiled", None)
+    elif areas.compiled is None:
+        pytest.skip("around.c was not compiled")
+    maps = torch.arange(3 * 5 * 6 * 2).view(3, 5, 6, 2).to(dtype)
+    rows, corners, places = np.array([2, 0, 2]), np.array([[0, 2, 1], [3, 1, 0]]), np.array([[1, 0, 0], [0, 1, 0]])
+    held = -torch.arange(1, 3 * 2 * 2 * 2 + 1).view(3, 2, 2, 2).to(dtype)
+    found = areas.laid_into(maps, rows, corners, (3, 3), held, places)
+    for m, row in enumerate(rows):
+        (top, left), (y, x) = corners[:, m], places[:, m]
+        expected = maps[row, top : top + 3, left : left + 3].clone()
+        expected[y : y + 2, x : x + 2] = held[m]
+        assert torch.equal(found[m], expected)
+    whole = areas.laid_into(maps, np.array([1]), np.zeros((2, 1), np.int64), (5, 6), held[:1], np.array([[3], [4]]))
+    assert torch.equal(whole[0, 3:, 4:], held[0])
+    assert torch.equal(whole[0, :3], maps[1, :3])
+
+
+@pytest.mark.skipif(areas.compiled is None, reason="around.c was not compiled")
+@pytest.mark.parametrize(
+    ("row", "corner", "place"), [(3, (0, 0), (0, 0)), (-1, (0, 0), (0, 0)), (0, (3, 0), (0, 0)), (0, (0, -1), (0, 0)),
+                             (0, (0, 0), (2, 0)), (0, (0, 0), (0, -1))]
+)  # fmt: skip
+def test_nothing_is_copied_from_or_to_beyond_the_maps(row, corner, place):
+    maps, held = torch.zeros(3, 5, 6, 2), torch.zeros(1, 2, 2, 2)
+    with pytest.raises(ValueError, match="inside their maps"):
+        areas.laid_into(maps, np.array([row]), np.array(corner)[:, None], (3, 3), held, np.array(place)[:, None])
 
 
 @pytest.mark.parametrize("search", ["", "bfloat16"])

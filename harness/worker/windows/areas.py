@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+compiled: Any
+"""The function of ``_around.pyi``; None where there was no C compiler when this was installed."""
+try:
+    compiled = importlib.import_module("harness.worker.windows._around")
+except ImportError:
+    compiled = None
 
 SHARE = 0.6
 """Largest part of a map that a window may cover; from there on the whole map is computed."""
@@ -25,12 +33,6 @@ class Area(NamedTuple):
     side: int
 
 
-def cut(images: Tensor, rows: NDArray[np.int64], area: Area) -> Tensor:
-    """Windows (M, side, side, C) of contiguous ``images`` (N, H, W, C), the m-th of image ``rows[m]``; a copy."""
-    windows, at = windows_of(images, rows, area)
-    return torch.from_numpy(windows[at]).view(images.dtype)
-
-
 def cut_planes(images: NDArray[Any], rows: NDArray[np.int64], area: Area) -> NDArray[Any]:
     """Windows (M, C, side, side) of contiguous ``images`` (N, C, H, W), the m-th of image ``rows[m]``; a copy."""
     count, channels, height, width = images.shape
@@ -42,9 +44,32 @@ def cut_planes(images: NDArray[Any], rows: NDArray[np.int64], area: Area) -> NDA
 
 
 def lay(images: Tensor, held: Tensor, rows: NDArray[np.int64], area: Area) -> None:
-    """Put ``held`` (M, side, side, C) where ``cut`` would take it from."""
-    windows, at = windows_of(images, rows, area)
+    """Put ``held`` (M, side, side, C) into contiguous ``images`` (N, H, W, C), the m-th into image ``rows[m]``."""
+    windows, at = windows_of(images, rows, area.corners, (area.side, area.side))
     windows[at] = array_of(held)
+
+
+def laid_into(
+    maps: Tensor, rows: NDArray[np.int64], corners: NDArray[np.int64], size: tuple[int, int], held: Tensor,
+    places: NDArray[np.int64],
+) -> Tensor:  # fmt: skip
+    """Windows (M, *size, C) of contiguous ``maps`` (n, H, W, C), with ``held`` (M, side, side, C) laid into them.
+
+    The m-th is cut from the map ``rows[m]`` at ``corners`` (2, M) and gets its square at ``places`` (2, M) of it.
+    """
+    if compiled is not None:
+        held = held.contiguous()
+        made = torch.empty((len(rows), *size, maps.shape[3]), dtype=maps.dtype)
+        compiled.around(
+            maps.data_ptr(), tuple(maps.shape[:3]), maps.shape[3] * maps.element_size(), rows,
+            np.ascontiguousarray(corners), size, held.data_ptr(), held.shape[1], np.ascontiguousarray(places),
+            made.data_ptr(),
+        )  # fmt: skip
+        return made
+    cut, at = windows_of(maps, rows, corners, size)
+    made = torch.from_numpy(cut[at]).view(maps.dtype)
+    lay(made, held, np.arange(len(rows)), Area(places, held.shape[1]))
+    return made
 
 
 def array_of(values: Tensor) -> NDArray[Any]:
@@ -52,14 +77,16 @@ def array_of(values: Tensor) -> NDArray[Any]:
     return (values.view(torch.int16) if values.dtype is torch.bfloat16 else values).numpy()
 
 
-def windows_of(images: Tensor, rows: NDArray[np.int64], area: Area) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """All windows (n, side, side, C) of contiguous images, and which of them: numpy copies them faster than torch."""
-    array, side = array_of(images), area.side
+def windows_of(
+    images: Tensor, rows: NDArray[np.int64], corners: NDArray[np.int64], size: tuple[int, int]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """All windows (n, *size, C) of contiguous images, and which of them: numpy copies them faster than torch."""
+    array, (down, across) = array_of(images), size
     count, height, width, channels = array.shape
     _, line, pixel, one = array.strides
-    shape = (count * height * width - (side - 1) * (width + 1), side, side, channels)
+    shape = (count * height * width - (down - 1) * width - (across - 1), down, across, channels)
     windows: NDArray[Any] = np.ndarray(shape, array.dtype, array.data, 0, (pixel, line, pixel, one))
-    return windows, (rows * height + area.corners[0]) * width + area.corners[1]
+    return windows, (rows * height + corners[0]) * width + corners[1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.worker.windows.areas import Area, array_of, windows_of
+from harness.worker.windows.areas import array_of, windows_of
 
 if TYPE_CHECKING:
     from harness.worker.windows.partial import Pass
@@ -117,5 +117,6 @@ class Known:
                 known.fresh[numbers] = known.complete = False
                 continue
             held, area = work.windows[key]
-            windows, at = windows_of(known.table, numbers, Area(area.corners[:, rows] + known.border, area.side))
+            corners = area.corners[:, rows] + known.border
+            windows, at = windows_of(known.table, numbers, corners, (area.side, area.side))
             windows[at] = array_of(held.permute(0, 2, 3, 1))[rows]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.worker.windows.areas import Area, array_of, cut, lay
+from harness.worker.windows.areas import Area, laid_into
 from harness.worker.windows.known import Known, UnsuitedError
 
 
@@ -267,12 +267,14 @@ def _put_together(value: Partial) -> Tensor:
         # A copy: what is taken down must not change with it.
         return value.held.clone()
     table, border = work.known.map(value.key, 0, work.anchors)
-    height, width = value.extent
-    # numpy copies rows many times faster than torch's indexing, which goes over single values.
-    inside = array_of(table)[:, border : border + height, border : border + width]
-    found = torch.from_numpy(inside[work.anchors]).view(table.dtype)
-    lay(found, value.held.permute(0, 2, 3, 1), work.rows, value.area)
+    corners = np.full((2, len(work.anchors)), border)
+    found = laid_into(table, work.anchors, corners, value.extent, _lying(value.held), value.area.corners)
     return found.permute(0, 3, 1, 2).contiguous(memory_format=work.known.layout)
+
+
+def _lying(held: Tensor) -> Tensor:
+    """(M, H, W, C) of (M, C, H, W)."""
+    return held.permute(0, 2, 3, 1)
 
 
 def around(part: Partial, area: Area, border: int) -> Tensor:
@@ -283,6 +285,8 @@ def around(part: Partial, area: Area, border: int) -> Tensor:
     work, inner = part.work, part.area
     assert work.anchors is not None
     table, border = work.known.map(part.key, border, work.anchors)
-    found = cut(table, work.anchors, Area(area.corners + border, area.side))
-    lay(found, part.held.permute(0, 2, 3, 1), work.rows, Area(inner.corners - area.corners, inner.side))
+    found = laid_into(
+        table, work.anchors, area.corners + border, (area.side, area.side), _lying(part.held),
+        inner.corners - area.corners,
+    )  # fmt: skip
     return found.permute(0, 3, 1, 2)
