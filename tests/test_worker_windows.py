@@ -10,6 +10,7 @@ from windowed_networks import NETWORKS, SHAPE, Residual, near, network_of, stack
 
 from harness.attacks.square import square
 from harness.models import LocalModel, RemoteModel
+from harness.worker import optimise as optimising
 from harness.worker import windows as module
 from harness.worker.convolutions.vectors import lanes_for
 from harness.worker.in_process import LocalWorker
@@ -309,6 +310,14 @@ def test_narrow_convolutions_are_in_tiles_but_near_known_images():
         assert near_form(near_by, SHAPE) is near_by
         # What draws at random would draw once more.
         network.sizes = (16,)
+    assert near_form(network, SHAPE) is network
+
+
+@pytest.mark.skipif(not lanes_for(1), reason="compiled.c was not compiled, or not for this processor")
+def test_large_networks_have_one_set_of_kernels(monkeypatch):
+    monkeypatch.setattr(optimising, "FEW", 1000)
+    network = Network(frozen(slim_resnet.build()), micro_batch=16)
+    assert {"winograd=2", "direct=10"} <= {*optimise(network, SHAPE)}
     assert near_form(network, SHAPE) is network
 
 

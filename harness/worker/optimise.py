@@ -32,6 +32,9 @@ LARGE = 0.5
 """Processor seconds for two micro-batches from which on only the half is tried: the other sizes gain little."""
 SMALL = 0.1
 """The same up to which sizes up to four times its own are tried: in bfloat16 they are up to a quarter faster."""
+FEW = 1 << 22
+"""Parameters up to which narrow convolutions are computed in tiles: a second set of kernels, for questions about images
+near known ones, then takes little room and time."""
 TURN = 5
 """Places by which rows are moved to see whether the place matters; micro-batches of that many are rare."""
 
@@ -216,7 +219,8 @@ def _convolutions(network: Network, before: Answers, batches: Sequence[Tensor]) 
     """
     if network.device.type != "cpu" or network.micro_batch < MICRO_BATCH["cpu"]:
         return []
-    for least in (CHANNELS, None):
+    few = sum(parameter.numel() for parameter in network.module.parameters()) <= FEW
+    for least in (CHANNELS if few else CHANNELS_NEAR, None):
         with contextlib.suppress(Exception):
             network.convolutions = Convolutions(network.module.parameters(), least=least)
             after = _answers(network, batches)
