@@ -264,6 +264,15 @@ def test_windows_are_cut_out_with_others_in_them(monkeypatch, compiled, dtype):
     assert torch.equal(whole[0, :3], maps[1, :3])
 
 
+def test_windows_of_another_kind_are_not_taken_for_bytes():
+    maps, nothing = torch.zeros(1, 5, 6, 2), np.zeros((2, 1), np.int64)
+    found = areas.laid_into(maps, np.array([0]), nothing, (3, 3), torch.ones(1, 2, 2, 2, dtype=torch.float64), nothing)
+    assert float(found.sum()) == 8
+    for shape in ((1, 2, 2, 3), (2, 2, 2, 2)):
+        with pytest.raises(ValueError, match="broadcast"):
+            areas.laid_into(maps, np.array([0]), nothing, (3, 3), torch.ones(shape), nothing)
+
+
 @pytest.mark.skipif(areas.compiled is None, reason="around.c was not compiled")
 @pytest.mark.parametrize(
     ("row", "corner", "place"), [(3, (0, 0), (0, 0)), (-1, (0, 0), (0, 0)), (0, (3, 0), (0, 0)), (0, (0, -1), (0, 0)),

@@ -57,7 +57,8 @@ def laid_into(
 
     The m-th is cut from the map ``rows[m]`` at ``corners`` (2, M) and gets its square at ``places`` (2, M) of it.
     """
-    if compiled is not None:
+    alike = held.dtype is maps.dtype and held.shape[3] == maps.shape[3] and len(held) == len(rows)
+    if compiled is not None and alike:
         held = held.contiguous()
         made = torch.empty((len(rows), *size, maps.shape[3]), dtype=maps.dtype)
         compiled.around(
