@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no 
 def everything(tmp_path_factory):
     """The module with every kind of vectors."""
     built = tmp_path_factory.mktemp("vectors") / "_compiled.so"
-    flags = ["-O1", "-w", "-fPIC", "-shared", "-DANY_PROCESSOR", f"-I{sysconfig.get_path('include')}"]
+    flags = ["-O1", "-w", "-Wno-psabi", "-fPIC", "-shared", "-DANY_PROCESSOR", f"-I{sysconfig.get_path('include')}"]
     subprocess.run([COMPILER, *flags, str(SOURCE), "-o", str(built)], check=True)
     spec = importlib.util.spec_from_file_location("_compiled", built)
     module = importlib.util.module_from_spec(spec)
