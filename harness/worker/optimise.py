@@ -220,7 +220,7 @@ def _convolutions(network: Network, before: Answers, batches: Sequence[Tensor]) 
     if network.device.type != "cpu" or network.micro_batch < MICRO_BATCH["cpu"]:
         return []
     few = sum(parameter.numel() for parameter in network.module.parameters()) <= FEW
-    for least in (CHANNELS if few else CHANNELS_NEAR, None):
+    for least in (*([CHANNELS] if few else []), CHANNELS_NEAR, None):
         with contextlib.suppress(Exception):
             network.convolutions = Convolutions(network.module.parameters(), least=least)
             after = _answers(network, batches)

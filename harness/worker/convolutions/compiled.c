@@ -56,50 +56,35 @@ struct vectors {
 #if defined(ANY_PROCESSOR)
 
 /* For tests: every kind of vectors, made by the compiler of what this processor has. */
+#undef BEGIN
+#undef END
+#define BEGIN(features)
+#define END
 #define OPAQUE(value) (void)0
-
-#define LANES 16
-#define AT_ONCE 8
-#define HALVES NAME(halves)
-#define NAME(name) name##_16
-#include "vectors.h"
-#include "winograd.h"
-#include "direct.h"
-#include "end.h"
-
-#define LANES 8
-#define AT_ONCE 4
-#define HALVES NAME(halves)
-#define NAME(name) name##_8
-#include "vectors.h"
-#include "winograd.h"
-#include "direct.h"
-#include "end.h"
-
-#define LANES 4
-#define AT_ONCE 8
-#define HALVES NAME(halves)
-#define NAME(name) name##_4
-#include "vectors.h"
-#include "winograd.h"
-#include "direct.h"
-
-static int vectors_of(int lanes, struct vectors *found) {
-    if (lanes == 16) *found = (struct vectors){winograd_16, direct_16};
-    else if (lanes == 8) *found = (struct vectors){winograd_8, direct_8};
-    else *found = (struct vectors){winograd_4, direct_4};
-    return lanes == 16 || lanes == 8 || lanes == 4;
-}
+#define HALVES_8 NAME(halves)
+#define HALVES_16 NAME(halves)
+#define SUPPORTS(feature) 1
 
 #elif defined(__x86_64__)
 
 /* What is in a register stays there: the compiler would load it once more in another form. */
 #define OPAQUE(value) __asm__("" : "+v"(value))
+#define HALVES_8(one, other) (VECTOR) _mm256_blend_ps((__m256)one, (__m256)other, 0xf0)
+#define HALVES_16(one, other) (VECTOR) _mm512_mask_blend_ps(0xff00, (__m512)one, (__m512)other)
+#define SUPPORTS(feature) __builtin_cpu_supports(feature)
+
+#else
+
+#define OPAQUE(value) (void)0
+
+#endif
+
+#if defined(__x86_64__) || defined(ANY_PROCESSOR)
 
 BEGIN("avx2,fma")
 #define LANES 8
 #define AT_ONCE 4
-#define HALVES(one, other) (VECTOR) _mm256_blend_ps((__m256)one, (__m256)other, 0xf0)
+#define HALVES HALVES_8
 #define NAME(name) name##_8
 #include "vectors.h"
 #include "winograd.h"
@@ -110,7 +95,7 @@ END
 BEGIN("avx512f,avx2,fma")
 #define LANES 16
 #define AT_ONCE 8
-#define HALVES(one, other) (VECTOR) _mm512_mask_blend_ps(0xff00, (__m512)one, (__m512)other)
+#define HALVES HALVES_16
 #define NAME(name) name##_16
 #include "vectors.h"
 #include "winograd.h"
@@ -118,20 +103,9 @@ BEGIN("avx512f,avx2,fma")
 #include "end.h"
 END
 
-static int vectors_of(int lanes, struct vectors *found) {
-    __builtin_cpu_init();
-    if (lanes == 8 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        *found = (struct vectors){winograd_8, direct_8};
-    else if (lanes == 16 && __builtin_cpu_supports("avx512f"))
-        *found = (struct vectors){winograd_16, direct_16};
-    else
-        return 0;
-    return 1;
-}
+#endif
 
-#else
-
-#define OPAQUE(value) (void)0
+#if !defined(__x86_64__) || defined(ANY_PROCESSOR)
 
 #define LANES 4
 #define AT_ONCE 8
@@ -140,13 +114,30 @@ static int vectors_of(int lanes, struct vectors *found) {
 #include "vectors.h"
 #include "winograd.h"
 #include "direct.h"
-
-static int vectors_of(int lanes, struct vectors *found) {
-    *found = (struct vectors){winograd_4, direct_4};
-    return lanes == 4;
-}
+#include "end.h"
 
 #endif
+
+static int vectors_of(int lanes, struct vectors *found) {
+#if !defined(__x86_64__) || defined(ANY_PROCESSOR)
+    *found = (struct vectors){winograd_4, direct_4};
+    if (lanes == 4) return 1;
+#endif
+#if defined(__x86_64__) || defined(ANY_PROCESSOR)
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+#endif
+    if (lanes == 8 && SUPPORTS("avx2") && SUPPORTS("fma")) {
+        *found = (struct vectors){winograd_8, direct_8};
+        return 1;
+    }
+    if (lanes == 16 && SUPPORTS("avx512f")) {
+        *found = (struct vectors){winograd_16, direct_16};
+        return 1;
+    }
+#endif
+    return 0;
+}
 
 /* Room that a thread keeps from call to call: to get it anew each time would cost as much as the sums. */
 static __thread float *kept;
