@@ -136,7 +136,7 @@ def test_vectors_that_this_processor_lacks_are_refused() -> None:
     assert 0 < len(lacking) < len(LANES)
     for lanes in lacking:
         with pytest.raises(ValueError, match="expected vectors that this processor has"):
-            compiled.winograd(lanes, 0, (1, 4, 4, 16), 0, 0, 1, 24, 0, 16)
+            compiled.winograd(lanes, (4, 4, 16), 0, 1, 24, 16)
 
 
 @pytest.mark.parametrize(

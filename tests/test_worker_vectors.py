@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.worker.convolutions import direct, vectors, winograd
+from harness.worker.convolutions import differentiable, direct, vectors, winograd
 from harness.worker.convolutions.differentiable import convolution
 from harness.worker.convolutions.layer import Layer, form_for
 
@@ -36,7 +36,7 @@ def everything(tmp_path_factory):
 @pytest.mark.parametrize("lanes", [16, 8, 4])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 2)])
 def test_every_kind_of_vectors_computes_the_same(monkeypatch, everything, lanes, kernel, stride, padding):
-    for module in (direct, vectors, winograd):
+    for module in (differentiable, direct, vectors, winograd):
         monkeypatch.setattr(module, "compiled", everything)
     monkeypatch.setattr(vectors, "LANES", [kind for kind in (16, 8, 4) if kind <= lanes])
     vectors.lanes_for.cache_clear()

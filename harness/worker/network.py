@@ -8,11 +8,13 @@ influence each other (BatchNorm in train mode, votes over the batch) sees micro-
 random numbers draws them for a whole micro-batch.
 """
 
+import contextlib
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from harness.worker.chains import Chains
 from harness.worker.convolutions import Convolutions
 
 MICRO_BATCH = {"cpu": 16, "cuda": 64}
@@ -67,6 +69,8 @@ class Network(nn.Module):
         self.layout = torch.contiguous_format
         self.convolutions: Convolutions | None = None
         """What computes some of its convolutions, where torch does not."""
+        self.chains: Chains | None = None
+        """What computes them together with what lies between, with the same bits."""
 
     def _ask(self, part: Tensor, size: int) -> Tensor:
         rows = len(part)
@@ -74,18 +78,33 @@ class Network(nn.Module):
             # Filler: copies outside the graph, whose infinite gradients times zero would spoil the rows they copy.
             filler = part.detach()[torch.arange(rows, size, device=part.device) % rows]
             part = torch.cat([part, filler])
+        return self._answer(part)[:rows]
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """What it says of one micro-batch, in chains where that can be done."""
         # A copy in the right layout; the network may change it in place without touching the caller's images.
-        return self.run(part.clone(memory_format=self.layout))[:rows]
+        if self.chains is None:
+            return self.run(images.clone(memory_format=self.layout))
+        with contextlib.suppress(Exception):
+            logits = self.run(images.clone(memory_format=self.layout), self.chains)
+            if not self.chains.lost:
+                return logits
+        logits = self.run(images.clone(memory_format=self.layout))
+        # Only the chains are to blame.
+        self.chains = None
+        return logits
 
     def computing(self) -> AbstractContextManager[object]:
         """Inside, the module's convolutions are computed as in all answers."""
         return nullcontext() if self.convolutions is None else self.convolutions
 
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor, chains: Chains | None = None) -> Tensor:
         """What the network's own code says of one micro-batch, in its own precision; ``OutputError`` as always."""
         try:
-            with self.computing():
+            with self.computing() if chains is None else chains:
                 logits: object = self.module(images)
+                if chains is not None:
+                    logits = chains.computed(logits)
         except RuntimeError as error:
             hint = precision_hint(self.module, error)
             if not hint:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from harness.worker.chains import Chains
 from harness.worker.convolutions import Convolutions
 from harness.worker.convolutions.winograd import CHANNELS, CHANNELS_NEAR
 from harness.worker.network import MICRO_BATCH, Network, pull_back
@@ -232,6 +233,19 @@ def _convolutions(network: Network, before: Answers, batches: Sequence[Tensor]) 
     return []
 
 
+def _chains(network: Network, batches: Sequence[Tensor]) -> list[str]:
+    """Compute our convolutions together with what lies between, and say so; not where one bit changes."""
+    if network.convolutions is None:
+        return []
+    with contextlib.suppress(Exception):
+        one_by_one = _answers(network, batches)
+        network.chains = chains = Chains(network.convolutions)
+        if _equal(one_by_one, _answers(network, batches)) and network.chains is not None and chains.told():
+            return chains.told()
+    network.chains = None
+    return []
+
+
 def near_form(network: Network, shape: Sequence[int]) -> Network:
     """``network`` as it is asked about images near known ones; ``shape`` is (C, H, W) of an image.
 
@@ -248,6 +262,7 @@ def near_form(network: Network, shape: Sequence[int]) -> Network:
         other.convolutions = Convolutions(network.module.parameters(), least=CHANNELS_NEAR)
         faithful = _same(_answers(network, batches), _answers(other, batches))
         other.convolutions.settled()
+        _chains(other, batches)
         other.sizes = equal_sizes(other, shape)
     except Exception:
         faithful = False
@@ -299,6 +314,7 @@ def optimise(network: Network, shape: Sequence[int], *, enabled: bool = True) ->
                 kept.append(True)
                 done.append("batchnorm_folded")
     done += _convolutions(network, before, batches)
+    done += _chains(network, batches)
     with contextlib.suppress(Exception):
         network.sizes = equal_sizes(network, shape)
         others = sorted({*network.sizes} - {network.micro_batch})

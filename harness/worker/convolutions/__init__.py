@@ -67,15 +67,16 @@ class Convolutions(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         """``torch.conv2d`` where it can be done; everything else as always."""
         if func is torch.conv2d:
-            found = self._instead(*args, **(kwargs or {}))
+            found = self.match(*args, **(kwargs or {}))
             if found is not None:
-                return found
+                return convolution(args[0] if args else (kwargs or {})["input"], *found)
         return func(*args, **kwargs) if kwargs else func(*args)
 
-    def _instead(
+    def match(
         self, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,  # noqa: ANN401
         dilation: Any = 1, groups: int = 1,  # noqa: ANN401
-    ) -> Tensor | None:  # fmt: skip
+    ) -> tuple[Layer, Form, Tensor | None] | None:  # fmt: skip
+        """What computes a ``torch.conv2d``, for ``convolution``; None where it cannot be done."""
         # A subclass of tensors takes a hundred times as long to say what it is like.
         with torch._C.DisableTorchFunctionSubclass():
             shape, dtype = input.shape, input.dtype
@@ -94,7 +95,7 @@ class Convolutions(TorchFunctionMode):
             known = self._known[asked] = self._new(weight, size, _pair(stride), padding, _pair(dilation))
         if known is None or shape[1] != weight.shape[1] or not known[0].current:
             return None
-        return convolution(input, *known, bias)
+        return *known, bias
 
     def _new(
         self, weight: Tensor, size: Sequence[int], stride: Pair, padding: Any, dilation: Pair  # noqa: ANN401

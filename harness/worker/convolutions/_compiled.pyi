@@ -1,4 +1,4 @@
-"""The compiled part, ``compiled.c``: convolutions of float32 maps (N, H, W, C) that lie together.
+"""The compiled part, ``compiled.c``: convolutions of float32 maps (N, H, W, C) that lie together, and chains of them.
 
 Addresses are numbers.
 """
@@ -6,34 +6,42 @@ Addresses are numbers.
 def has(lanes: int, /) -> bool:
     """Whether this processor has vectors of so many floats."""
 
-def winograd(
-    lanes: int,
-    images: int,
-    shape: tuple[int, int, int, int],
-    kernels: int,
-    bias: int,
-    padding: int,
-    block: int,
-    results: int,
-    made: int,
-    /,
-) -> None:
-    """Images (N, H, W, C) become ``made`` channels; ``bias`` may be 0; ``block`` tiles are computed together."""
+def winograd(lanes: int, shape: tuple[int, int, int], kernels: int, padding: int, block: int, made: int, /) -> bytes:
+    """A job for images of ``shape`` (H, W, C), to ``made`` channels; ``block`` tiles are computed together."""
 
 def direct(
     lanes: int,
-    images: int,
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, int, int],
     beside: tuple[int, int],
     phases: tuple[tuple[int, int, tuple[int, int, int], int], ...],
-    bias: int,
-    results: int,
     result: tuple[int, int],
     few: bool,
     /,
-) -> None:
-    """Images of ``shape`` (N, H, W, C), with columns of zeros ``beside`` them where the lists of the phases want them.
+) -> bytes:
+    """A job for images of ``shape`` (H, W, C), with columns of zeros ``beside`` them where the phases' lists want them.
 
     Of a phase: kernels, sources, how many (pixels, taps, channels that lie together), places. ``result`` is floats from
     one to the next, and channels; ``few``: kernels are those of ``by_colour``.
+    """
+
+def run(job: bytes, images: int, bias: int, results: int, count: int, /) -> None:
+    """Do a job for ``count`` images; ``bias`` may be 0."""
+
+def chain(
+    lanes: int,
+    steps: int,
+    length: int,
+    values: int,
+    floats: tuple[int, int],
+    given: int,
+    bits: int,
+    image_bits: int,
+    start: int,
+    count: int,
+    /,
+) -> None:
+    """Take ``count`` images from ``start`` on through ``length`` steps; ``chains.plan`` makes the tables.
+
+    ``floats`` of room: for each image, and for those that are computed together. ``given`` are the addresses of
+    the tensors that are read and written; ``bits`` may be 0, an image's are ``image_bits`` bytes.
     """

@@ -1,10 +1,12 @@
-/* Convolutions of maps whose channels lie side by side, (N, H, W, C), for what the processor has.
+/* Convolutions of maps whose channels lie side by side, (N, H, W, C), and what lies between them, for what the processor
+ * has.
  *
  * All sums are made in the order of one image by itself: neither its place nor the number of images changes a bit. */
 
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -46,12 +48,34 @@ struct listed {
     struct phase phase[PHASES];
 };
 
+/* One convolution, but for its images. */
+struct job {
+    int lanes, is_tiled;
+    size_t room; /* floats that it needs besides */
+    union {
+        struct tiled tiled;
+        struct listed listed;
+    };
+};
+
 typedef float quarter __attribute__((vector_size(16)));
+typedef float eight __attribute__((vector_size(32), aligned(4)));
+typedef int eight_whole __attribute__((vector_size(32), aligned(4)));
 
 struct vectors {
     void (*winograd)(const struct tiled *, float *);
     void (*direct)(const struct listed *, float *);
+    void (*above)(const float *, float *, unsigned char *, long);
+    void (*chosen)(const float *, float *, const unsigned char *, long);
+    void (*summed)(const float *, const float *, float *, long);
 };
+
+/* The signs of eight whole numbers, -1 or 0. */
+static inline unsigned char bits_of(const eight_whole *kept) {
+    int bits = 0;
+    for (int i = 0; i < 8; i++) bits |= ((*kept)[i] & 1) << i;
+    return (unsigned char)bits;
+}
 
 #if defined(ANY_PROCESSOR)
 
@@ -63,6 +87,7 @@ struct vectors {
 #define OPAQUE(value) (void)0
 #define HALVES_8 NAME(halves)
 #define HALVES_16 NAME(halves)
+#define EIGHT_BITS(kept) bits_of(&kept)
 #define SUPPORTS(feature) 1
 
 #elif defined(__x86_64__)
@@ -71,11 +96,13 @@ struct vectors {
 #define OPAQUE(value) __asm__("" : "+v"(value))
 #define HALVES_8(one, other) (VECTOR) _mm256_blend_ps((__m256)one, (__m256)other, 0xf0)
 #define HALVES_16(one, other) (VECTOR) _mm512_mask_blend_ps(0xff00, (__m512)one, (__m512)other)
+#define EIGHT_BITS(kept) (unsigned char)_mm256_movemask_ps((__m256)kept)
 #define SUPPORTS(feature) __builtin_cpu_supports(feature)
 
 #else
 
 #define OPAQUE(value) (void)0
+#define EIGHT_BITS(kept) bits_of(&kept)
 
 #endif
 
@@ -89,6 +116,7 @@ BEGIN("avx2,fma")
 #include "vectors.h"
 #include "winograd.h"
 #include "direct.h"
+#include "chain.h"
 #include "end.h"
 END
 
@@ -100,6 +128,7 @@ BEGIN("avx512f,avx2,fma")
 #include "vectors.h"
 #include "winograd.h"
 #include "direct.h"
+#include "chain.h"
 #include "end.h"
 END
 
@@ -114,13 +143,14 @@ END
 #include "vectors.h"
 #include "winograd.h"
 #include "direct.h"
+#include "chain.h"
 #include "end.h"
 
 #endif
 
 static int vectors_of(int lanes, struct vectors *found) {
 #if !defined(__x86_64__) || defined(ANY_PROCESSOR)
-    *found = (struct vectors){winograd_4, direct_4};
+    *found = (struct vectors){winograd_4, direct_4, above_4, chosen_4, summed_4};
     if (lanes == 4) return 1;
 #endif
 #if defined(__x86_64__) || defined(ANY_PROCESSOR)
@@ -128,11 +158,11 @@ static int vectors_of(int lanes, struct vectors *found) {
     __builtin_cpu_init();
 #endif
     if (lanes == 8 && SUPPORTS("avx2") && SUPPORTS("fma")) {
-        *found = (struct vectors){winograd_8, direct_8};
+        *found = (struct vectors){winograd_8, direct_8, above_8, chosen_8, summed_8};
         return 1;
     }
     if (lanes == 16 && SUPPORTS("avx512f")) {
-        *found = (struct vectors){winograd_16, direct_16};
+        *found = (struct vectors){winograd_16, direct_16, above_16, chosen_16, summed_16};
         return 1;
     }
 #endif
@@ -164,66 +194,180 @@ static PyObject *has(PyObject *self, PyObject *arguments) {
     return PyBool_FromLong(vectors_of(lanes, &found));
 }
 
+/* `count` images from `images` on; `room` is as large as the job says. */
+static void compute(struct job *job, const struct vectors *vectors, const float *images, const float *bias,
+                    float *results, long count, float *room) {
+    if (job->is_tiled) {
+        job->tiled.images = images;
+        job->tiled.bias = bias;
+        job->tiled.results = results;
+        job->tiled.count = count;
+        vectors->winograd(&job->tiled, room);
+    } else {
+        job->listed.images = images;
+        job->listed.bias = bias;
+        job->listed.results = results;
+        job->listed.count = count;
+        vectors->direct(&job->listed, room);
+    }
+}
+
 static PyObject *winograd(PyObject *self, PyObject *arguments) {
-    unsigned long long images, kernels, bias, results;
+    unsigned long long kernels;
     struct vectors vectors;
-    struct tiled job;
-    int lanes;
-    if (!PyArg_ParseTuple(arguments, "iK(liii)KKiiKi", &lanes, &images, &job.count, &job.height, &job.width,
-                          &job.channels, &kernels, &bias, &job.padding, &job.block, &results, &job.made))
+    struct job job = {.is_tiled = 1};
+    struct tiled *tiled = &job.tiled;
+    if (!PyArg_ParseTuple(arguments, "i(iii)Kiii", &job.lanes, &tiled->height, &tiled->width, &tiled->channels,
+                          &kernels, &tiled->padding, &tiled->block, &tiled->made))
         return NULL;
-    if (!vectors_of(lanes, &vectors) || job.channels < lanes || job.made < lanes || job.block < 1)
-        return refused(lanes, job.channels, job.made);
-    job.images = (const float *)images;
-    job.kernels = (const float *)kernels;
-    job.bias = (const float *)bias;
-    job.results = (float *)results;
-    size_t padded = (size_t)(job.made + lanes - 1) / lanes * lanes;
-    float *room = room_for(PRODUCTS * (size_t)(job.block + SPARE) * (job.channels + padded) + job.channels);
-    if (!room) return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS
-    vectors.winograd(&job, room);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    if (!vectors_of(job.lanes, &vectors) || tiled->channels < job.lanes || tiled->made < job.lanes || tiled->block < 1)
+        return refused(job.lanes, tiled->channels, tiled->made);
+    tiled->kernels = (const float *)kernels;
+    size_t padded = (size_t)(tiled->made + job.lanes - 1) / job.lanes * job.lanes;
+    job.room = PRODUCTS * (size_t)(tiled->block + SPARE) * (tiled->channels + padded) + tiled->channels;
+    return PyBytes_FromStringAndSize((const char *)&job, sizeof job);
 }
 
 static PyObject *direct(PyObject *self, PyObject *arguments) {
-    unsigned long long images, bias, results;
     struct vectors vectors;
-    struct listed job;
+    struct job job = {.is_tiled = 0};
+    struct listed *listed = &job.listed;
     PyObject *phases;
-    int lanes;
-    if (!PyArg_ParseTuple(arguments, "iK(liii)(ii)O!KK(li)i", &lanes, &images, &job.count, &job.height, &job.width,
-                          &job.channels, &job.left, &job.right, &PyTuple_Type, &phases, &bias, &results,
-                          &job.result_step, &job.made, &job.few))
+    if (!PyArg_ParseTuple(arguments, "i(iii)(ii)O!(li)i", &job.lanes, &listed->height, &listed->width,
+                          &listed->channels, &listed->left, &listed->right, &PyTuple_Type, &phases,
+                          &listed->result_step, &listed->made, &listed->few))
         return NULL;
-    if (!vectors_of(lanes, &vectors) || job.channels < (job.few ? lanes : 1) || job.made < 1 ||
-        (job.few && job.made > COLOURS))
-        return refused(lanes, job.channels, job.made);
-    job.images = (const float *)images;
-    job.bias = (const float *)bias;
-    job.results = (float *)results;
-    job.most = job.channels;
+    if (!vectors_of(job.lanes, &vectors) || listed->channels < (listed->few ? job.lanes : 1) || listed->made < 1 ||
+        (listed->few && listed->made > COLOURS))
+        return refused(job.lanes, listed->channels, listed->made);
+    listed->most = listed->channels;
     Py_ssize_t known = PyTuple_Size(phases);
     if (known > PHASES) return PyErr_Format(PyExc_ValueError, "expected at most %d phases, got %zd", PHASES, known);
-    job.phases = (int)known;
-    for (int p = 0; p < job.phases; p++) {
+    listed->phases = (int)known;
+    for (int p = 0; p < listed->phases; p++) {
         unsigned long long kernels, sources, places;
-        struct phase *phase = job.phase + p;
+        struct phase *phase = listed->phase + p;
         if (!PyArg_ParseTuple(PyTuple_GetItem(phases, p), "KK(iii)K", &kernels, &sources, &phase->pixels, &phase->taps,
                               &phase->channels, &places))
             return NULL;
         phase->kernels = (const float *)kernels;
         phase->sources = (const int *)sources;
         phase->places = (const int *)places;
-        if (phase->channels > job.most) job.most = phase->channels;
+        if (phase->channels > listed->most) listed->most = phase->channels;
     }
-    size_t wide = (size_t)job.left + job.width + job.right;
-    size_t copy = job.left + job.right ? wide * job.height * job.channels : 0;
-    float *room = room_for(copy + job.most + job.made + 2 * (size_t)lanes);
+    size_t wide = (size_t)listed->left + listed->width + listed->right;
+    size_t copy = listed->left + listed->right ? wide * listed->height * listed->channels : 0;
+    job.room = copy + listed->most + listed->made + 2 * (size_t)job.lanes;
+    return PyBytes_FromStringAndSize((const char *)&job, sizeof job);
+}
+
+static PyObject *run(PyObject *self, PyObject *arguments) {
+    unsigned long long images, bias, results;
+    struct vectors vectors;
+    struct job job;
+    const char *given;
+    Py_ssize_t size;
+    long count;
+    if (!PyArg_ParseTuple(arguments, "y#KKKl", &given, &size, &images, &bias, &results, &count)) return NULL;
+    if (size != sizeof job) return PyErr_Format(PyExc_ValueError, "expected a job, got %zd bytes", size);
+    memcpy(&job, given, sizeof job);
+    float *room = room_for(job.room);
+    if (!room || !vectors_of(job.lanes, &vectors)) return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    compute(&job, &vectors, (const float *)images, (const float *)bias, (float *)results, count, room);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* Where the maps of a chain are: given, in the room for all images, or in that for the few that are computed together. */
+enum { GIVEN, ALL, FEW };
+
+struct value {
+    int64_t where, offset, floats; /* of an image; an offset is the number of a given tensor, or floats */
+};
+
+enum { CONVOLUTION, ABOVE, CHOSEN, SUM, COPY };
+
+struct step {
+    int64_t kind, first, second, result; /* values */
+    int64_t bits;                        /* where an image's begin */
+    int64_t job, bias;                   /* addresses */
+    int64_t together;                    /* images that are computed together in this step and its neighbours */
+};
+
+struct chain {
+    const struct step *steps;
+    const struct value *values;
+    float *const *given;
+    unsigned char *bits; /* NULL: none are wanted */
+    long length, image_bits, all, few, start, count;
+};
+
+static float *find(const struct chain *chain, int64_t number, long at, float *room) {
+    const struct value *value = chain->values + number;
+    if (value->where == GIVEN) return chain->given[value->offset] + (chain->start + at) * value->floats;
+    if (value->where == ALL) return room + value->offset * chain->count + at * value->floats;
+    return room + chain->all * chain->count + value->offset;
+}
+
+static void perform(const struct chain *chain, const struct vectors *widest, const struct step *step, long at,
+                    long count, float *room) {
+    const float *from = find(chain, step->first, at, room);
+    float *to = find(chain, step->result, at, room);
+    long floats = chain->values[step->result].floats;
+    unsigned char *bits = chain->bits ? chain->bits + (chain->start + at) * chain->image_bits + step->bits : NULL;
+    if (step->kind == CONVOLUTION) {
+        struct vectors vectors;
+        struct job job = *(const struct job *)step->job;
+        if (vectors_of(job.lanes, &vectors))
+            compute(&job, &vectors, from, (const float *)step->bias, to, count,
+                    room + chain->all * chain->count + chain->few);
+    } else if (step->kind == SUM) {
+        widest->summed(from, find(chain, step->second, at, room), to, count * floats);
+    } else if (step->kind == COPY) {
+        memcpy(to, from, sizeof(float) * count * floats);
+    } else {
+        for (long image = 0; image < count; image++, from += floats, to += floats) {
+            if (step->kind == CHOSEN) widest->chosen(from, to, bits, floats);
+            else widest->above(from, to, bits, floats);
+            if (bits) bits += chain->image_bits;
+        }
+    }
+}
+
+static void in_order(const struct chain *chain, const struct vectors *widest, float *room) {
+    const struct step *end = chain->steps + chain->length;
+    for (const struct step *first = chain->steps, *after; first < end; first = after) {
+        long together = first->together;
+        for (after = first; after < end && after->together == together;) after++;
+        for (long at = 0; at < chain->count; at += together)
+            for (const struct step *step = first; step < after; step++)
+                perform(chain, widest, step, at, chain->count - at < together ? chain->count - at : together, room);
+    }
+}
+
+static PyObject *chain(PyObject *self, PyObject *arguments) {
+    unsigned long long steps, values, given, bits;
+    struct vectors widest;
+    struct chain job;
+    int lanes;
+    if (!PyArg_ParseTuple(arguments, "iKlK(ll)KKlll", &lanes, &steps, &job.length, &values, &job.all, &job.few, &given,
+                          &bits, &job.image_bits, &job.start, &job.count))
+        return NULL;
+    if (!vectors_of(lanes, &widest)) return refused(lanes, 1, 1);
+    job.steps = (const struct step *)steps;
+    job.values = (const struct value *)values;
+    job.given = (float *const *)given;
+    job.bits = (unsigned char *)bits;
+    size_t besides = 0;
+    for (const struct step *step = job.steps; step < job.steps + job.length; step++) {
+        const struct job *convolution = (const struct job *)step->job;
+        if (convolution && convolution->room > besides) besides = convolution->room;
+    }
+    float *room = room_for((size_t)job.all * job.count + job.few + besides);
     if (!room) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
-    vectors.direct(&job, room);
+    in_order(&job, &widest, room);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -232,6 +376,8 @@ static PyMethodDef methods[] = {
     {"has", has, METH_VARARGS, NULL},
     {"winograd", winograd, METH_VARARGS, NULL},
     {"direct", direct, METH_VARARGS, NULL},
+    {"run", run, METH_VARARGS, NULL},
+    {"chain", chain, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

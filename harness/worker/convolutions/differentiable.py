@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,11 +12,23 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from harness.worker.convolutions.layer import Form, Layer, Pair
+from harness.worker.convolutions.vectors import compiled
 
 
 @functools.cache
 def _helpers(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "convolution")
+
+
+def in_threads(run: Callable[[int, int], None], count: int) -> None:
+    """``run`` the rows from one on, so many of ``count``, in as many threads as torch has."""
+    threads = min(torch.get_num_threads(), count)
+    if threads == 1:
+        run(0, count)
+    elif threads:
+        starts = [count * turn // threads for turn in range(threads + 1)]
+        counts = [stop - start for start, stop in itertools.pairwise(starts)]
+        list(_helpers(threads).map(run, starts, counts))
 
 
 def convolved(x: Tensor, layer: Layer, form: Form, bias: Tensor | None, back_to: Pair | None) -> Tensor:
@@ -25,15 +37,18 @@ def convolved(x: Tensor, layer: Layer, form: Form, bias: Tensor | None, back_to:
     count, height, width, _ = images.shape
     made = back_to or form.made((height, width), layer.weight.shape[2:])
     ready = layer.ready(form, (height, width), made, back=back_to is not None)
-    results = torch.empty((count, *made, ready.made))
-    threads = min(torch.get_num_threads(), count)
-    if threads == 1:
-        ready.run(images, bias, results, 0, count)
-    elif threads:
-        starts = [count * turn // threads for turn in range(threads + 1)]
-        counts = [stop - start for start, stop in itertools.pairwise(starts)]
-        list(_helpers(threads).map(functools.partial(ready.run, images, bias, results), starts, counts))
-    return results.permute(0, 3, 1, 2)
+    # Not a view: those that an autograd function makes may not be written to.
+    results = torch.empty((count, ready.made, *made), memory_format=torch.channels_last)
+    job, constants = ready.job((height, width), made), 0 if bias is None else bias.data_ptr()
+
+    def run(start: int, rows: int) -> None:
+        compiled.run(
+            job, images.data_ptr() + 4 * start * images.stride(0), constants,
+            results.data_ptr() + 4 * start * results.stride(0), rows,
+        )  # fmt: skip
+
+    in_threads(run, count)
+    return results
 
 
 class _Convolution(torch.autograd.Function):

@@ -92,10 +92,14 @@ class Listed:
         self._beside = _beside(across, size[1]) if _together(across) else None
         """Columns of zeros that are wanted on either side; None where the taps of a row are not neighbours."""
         self._phases = [self._phase(weight, rows, columns, size, made[1]) for rows in down for columns in across]
-        self._addresses = tuple(
+        addresses = tuple(
             (phase.kernels.data_ptr(), phase.sources.data_ptr(), phase.shape, phase.places.data_ptr())
             for phase in self._phases
         )
+        self._job: bytes = compiled.direct(
+            self._lanes, (*size, self.channels), self._beside or (0, 0), addresses,
+            (made[0] * made[1] * self.made, self.made), few,
+        )  # fmt: skip
 
     def _phase(self, weight: Tensor, rows: _Line, columns: _Line, size: Sequence[int], across: int) -> _Phase:
         """Results of some rows and columns; ``across`` is how many there are in a row."""
@@ -117,13 +121,6 @@ class Listed:
         shape = (len(places), len(lying), lying.shape[1])
         return _Phase(laid, sources.reshape(shape[:2]).int().contiguous(), shape, places.int())
 
-    def run(self, images: Tensor, bias: Tensor | None, results: Tensor, start: int, count: int) -> None:
-        """``count`` rows of (N, H, W, C) images from ``start`` on become those of the results."""
-        _, height, width, channels = images.shape
-        _, down, across, made = results.shape
-        image, result = height * width * channels, down * across * made
-        compiled.direct(
-            self._lanes, images.data_ptr() + 4 * start * image, (count, height, width, channels),
-            self._beside or (0, 0), self._addresses, 0 if bias is None else bias.data_ptr(),
-            results.data_ptr() + 4 * start * result, (result, made), self._few,
-        )  # fmt: skip
+    def job(self, size: Sequence[int], made: Sequence[int]) -> bytes:
+        """What ``compiled.c`` needs to know; the sizes are those that the lists are for."""
+        return self._job

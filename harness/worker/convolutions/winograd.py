@@ -69,17 +69,17 @@ class Tiled:
     def __init__(self, weight: Tensor, lanes: int, *, back: bool) -> None:
         """``lanes`` is at most the number of channels on either side."""
         weight = weight.flip(2, 3).transpose(0, 1) if back else weight
-        self.made, channels = weight.shape[:2]
+        self.made, self.channels = weight.shape[:2]
         self._lanes, self._products = lanes, products(weight, lanes)
-        self._block = WIDE_BLOCK if self.made + channels >= WIDE else BLOCK
+        self._block = WIDE_BLOCK if self.made + self.channels >= WIDE else BLOCK
+        self._jobs: dict[tuple[int, ...], bytes] = {}
 
-    def run(self, images: Tensor, bias: Tensor | None, results: Tensor, start: int, count: int) -> None:
-        """``count`` rows of (N, H, W, C) images from ``start`` on become those of the results, zeros around."""
-        _, height, width, channels = images.shape
-        _, down, across, made = results.shape
-        padding = (down - height + 2) // 2
-        compiled.winograd(
-            self._lanes, images.data_ptr() + 4 * start * height * width * channels, (count, height, width, channels),
-            self._products.data_ptr(), 0 if bias is None else bias.data_ptr(), padding, self._block,
-            results.data_ptr() + 4 * start * down * across * made, made,
-        )  # fmt: skip
+    def job(self, size: Sequence[int], made: Sequence[int]) -> bytes:
+        """What ``compiled.c`` needs to know to make maps of size ``made`` (H, W) of those of ``size``."""
+        asked = (*size, *made)
+        if asked not in self._jobs:
+            padding = (made[0] - size[0] + 2) // 2
+            self._jobs[asked] = compiled.winograd(
+                self._lanes, (*size, self.channels), self._products.data_ptr(), padding, self._block, self.made
+            )
+        return self._jobs[asked]

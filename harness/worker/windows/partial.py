@@ -8,8 +8,6 @@ window.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.worker.descriptions import OF_VALUES, changes, describes, name_of
 from harness.worker.windows.areas import Area, laid_into
 from harness.worker.windows.known import Known, UnsuitedError
 
@@ -144,11 +143,11 @@ class Partial(Tensor):
             result = rule(func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
-        elif _name(func) == "data" and getattr(func, "__name__", "") == "__get__":
+        elif name_of(func) == "data" and getattr(func, "__name__", "") == "__get__":
             return part
-        elif _name(func) in _OF_VALUES:
+        elif name_of(func) in OF_VALUES:
             return func(*[value.held if isinstance(value, Partial) else value for value in args], **kwargs)
-        elif _describes(func):
+        elif describes(func):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if part is not None and changes(func, args, kwargs):
@@ -181,11 +180,11 @@ def _written(value: Any) -> Any:  # noqa: ANN401
 
 def _write(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """An operation that writes to its first argument, on whole activations."""
-    if not args or not isinstance(args[0], Tensor) or kwargs.get("out") is not None or _name(func) in _UNWRITABLE:
+    if not args or not isinstance(args[0], Tensor) or kwargs.get("out") is not None or name_of(func) in _UNWRITABLE:
         raise UnsuitedError("an operation in place that windows cannot follow")
     target, values = args[0], [whole(value) for value in args]
     if isinstance(target, Partial):
-        if _name(func) == "__setitem__":
+        if name_of(func) == "__setitem__":
             target.work.taken_back(args[-1])
         refuse_seen(target)
     found = func(*values, **{name: whole(value) for name, value in kwargs.items()})
@@ -202,49 +201,9 @@ def refuse_seen(target: Partial) -> None:
 
 
 _UNWRITABLE = {"data", "grad", "set_", "resize_", "resize_as_", "swap_"}
-_OF_VALUES = {"device", "is_cuda", "is_cpu", "is_meta", "get_device"}
-_DESCRIPTIONS = {
-    "shape", "dtype", "layout", "ndim", "requires_grad", "is_leaf", "is_sparse", "is_quantized", "is_nested", "grad_fn",
-    "size", "dim", "numel", "nelement", "stride", "is_contiguous", "__len__", "is_floating_point", "is_complex",
-    "element_size", "ndimension", "storage_offset",
-}  # fmt: skip
 
 
-def _name(func: Any) -> str:  # noqa: ANN401
-    name = getattr(func, "__name__", "")
-    return getattr(getattr(func, "__self__", None), "__name__", "") if name in {"__get__", "__set__"} else name
-
-
-def _describes(func: Any) -> bool:  # noqa: ANN401
-    """Whether it only asks for what a tensor is like, not for its values."""
-    return _name(func) in _DESCRIPTIONS and getattr(func, "__name__", "") != "__set__"
-
-
-def changes(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:  # noqa: ANN401
-    """Whether it writes to one of its arguments."""
-    name = getattr(func, "__name__", "")
-    return (
-        name in {"__setitem__", "__set__", "__delitem__"}
-        or (name.endswith("_") and not name.endswith("__"))
-        or (name.startswith("__i") and name not in {"__index__", "__int__", "__invert__"})
-        or kwargs.get("inplace") is True
-        or kwargs.get("out") is not None
-        or _in_place_given(func, args)
-    )
-
-
-def _in_place_given(func: Any, args: Sequence[Any]) -> bool:  # noqa: ANN401
-    """Whether ``inplace`` is among the arguments without its name."""
-    place = _place_of_inplace(func)
-    return place is not None and len(args) > place and args[place] is True
-
-
-@functools.lru_cache(1024)
-def _place_of_inplace(func: Any) -> int | None:  # noqa: ANN401
-    if getattr(func, "__module__", "") != "torch.nn.functional":
-        return None
-    names = list(inspect.signature(func).parameters)
-    return names.index("inplace") if "inplace" in names else None
+_UNWRITABLE = {"data", "grad", "set_", "resize_", "resize_as_", "swap_"}
 
 
 def whole(value: Any, parts: dict[int, Partial] | None = None) -> Any:  # noqa: ANN401

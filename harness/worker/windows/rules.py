@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from harness.worker.convolutions.differentiable import convolution
 from harness.worker.convolutions.layer import Form, Layer
 from harness.worker.convolutions.winograd import TILE
+from harness.worker.descriptions import changes
 from harness.worker.windows.areas import Area, Slide
 from harness.worker.windows.areas import slide as slide_of
 from harness.worker.windows.known import Rules
-from harness.worker.windows.partial import Partial, around, changes, refuse_seen
+from harness.worker.windows.partial import Partial, around, refuse_seen
 
 
 def _flat(value: Tensor) -> Tensor | None:
