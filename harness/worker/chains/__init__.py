@@ -183,9 +183,14 @@ class Chains(TorchFunctionMode):
                 self._plans.clear()
             plan = self._plans[asked] = Plan(steps, sizes, len(sources), outputs)
         with torch.set_grad_enabled(target.recording):
-            values = chained(plan, sources)
-        for node, value in zip(wanted, values, strict=True):
-            node.value, node.written, node.inputs = value, value._version, []
+            values = self.perform(plan, sources)
+        with torch._C.DisableTorchFunctionSubclass():
+            for node, value in zip(wanted, values, strict=True):
+                node.value, node.written, node.inputs = value, value._version, []
+
+    def perform(self, plan: Plan, sources: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs of a plan."""
+        return chained(plan, sources)
 
     def _before(self, target: _Node) -> tuple[list[_Node], list[Tensor], dict[int, int]]:
         """What leads to ``target`` in an order that can be computed, the tensors it begins with, their numbers."""
@@ -207,7 +212,8 @@ class Chains(TorchFunctionMode):
                     elif id(item) not in numbers:
                         given, before = (item.value, item.written) if isinstance(item, _Node) else (item, written)
                         assert given is not None
-                        self.lost |= given._version != before
+                        with torch._C.DisableTorchFunctionSubclass():
+                            self.lost |= given._version != before
                         numbers[id(item)] = len(sources)
                         sources.append(given)
         return nodes, sources, numbers
@@ -216,9 +222,10 @@ class Chains(TorchFunctionMode):
         self, kind: Kind, inputs: Sequence[Tensor], size: Size, layer: Convolution | None = None
     ) -> Deferred:
         """A stand-in for the result of an operation; ``size`` is that of its maps."""
-        count = inputs[0].shape[0]
         nodes = [self._input(item) for item in inputs]
-        node = _Node(kind, nodes, size, layer)
+        with torch._C.DisableTorchFunctionSubclass():
+            count = inputs[0].shape[0]
+            node = _Node(kind, nodes, size, layer)
         blank = self._blanks.get((count, *size))
         if blank is None:
             height, width, channels = size
@@ -232,11 +239,19 @@ class Chains(TorchFunctionMode):
     def _input(self, item: Tensor) -> _Node | Tensor:
         """What an operation that is written down now works with."""
         if not isinstance(item, Deferred):
-            return item
+            return self.source(item)
         node = item.node
         if node.value is None and node.recording == torch.is_grad_enabled():
             return node
         return self.value(item)
+
+    def source(self, item: Tensor) -> Tensor:
+        """What an operation works with that begins a chain with ``item``."""
+        return item
+
+    def suits(self, value: Any) -> bool:  # noqa: ANN401
+        """Whether an operation on it may be written down."""
+        return free() and (isinstance(value, Deferred) or _plain(value))
 
     def convolution(self, *args: Any, **kwargs: Any) -> Tensor | None:  # noqa: ANN401
         """``torch.conv2d``; None where it is not ours."""
@@ -245,7 +260,7 @@ class Chains(TorchFunctionMode):
             return None
         layer, form, bias = found
         image = args[0] if args else kwargs["input"]
-        if not (_suits(image) and (bias is None or isinstance(bias, nn.Parameter))):
+        if not (self.suits(image) and (bias is None or isinstance(bias, nn.Parameter))):
             return convolution(_values(image), layer, form, bias)
         shape = _shape(image)
         made = form.made(shape[2:], layer.weight.shape[2:])
@@ -255,7 +270,7 @@ class Chains(TorchFunctionMode):
 
     def above(self, input: Any, inplace: bool = False) -> Tensor | None:  # noqa: ANN401
         """ReLU of a stand-in, which is its own result from then on where it is wanted in place."""
-        if not isinstance(input, Deferred) or not _suits(input) or (inplace and input.node.value is not None):
+        if not isinstance(input, Deferred) or not self.suits(input) or (inplace and input.node.value is not None):
             return None
         made = self._written_down(Kind.ABOVE, [input], input.node.size)
         return input.hold(made.node) if inplace else made
@@ -267,7 +282,7 @@ class Chains(TorchFunctionMode):
     def sum(self, *both: Any, inplace: bool = False, **others: Any) -> Tensor | None:  # noqa: ANN401
         """The sum of two maps of the same shape, of which the first may be in place."""
         stand_ins = [item for item in both if isinstance(item, Deferred)]
-        if len(both) != 2 or others or not stand_ins or not all(map(_suits, both)):
+        if len(both) != 2 or others or not stand_ins or not all(map(self.suits, both)):
             return None
         if _shape(both[0]) != _shape(both[1]):
             return None
@@ -289,21 +304,23 @@ def _shape(value: Tensor) -> torch.Size:
 
 def _size(value: Tensor) -> Size:
     """(H, W, C) of maps (N, C, H, W)."""
-    _, channels, height, width = value.shape
+    _, channels, height, width = _shape(value)
     return height, width, channels
 
 
-def _suits(value: Any) -> bool:  # noqa: ANN401
-    """Whether an operation on it may be written down."""
-    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
-        # Somebody else watches what is done.
-        return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return False
-    if torch.is_inference_mode_enabled():
-        return False
-    if isinstance(value, Deferred):
-        return True
+def free() -> bool:
+    """Whether nobody else watches what is done, and it is done with numbers."""
+    return not (
+        torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.is_inference_mode_enabled()
+    )
+
+
+def _plain(value: Any) -> bool:  # noqa: ANN401
+    """Whether they are maps of float32 on a processor."""
     plain = type(value) is Tensor and value.dtype is torch.float32 and value.device.type == "cpu"
     return plain and value.dim() == 4 and len(value) > 0 and not value.is_inference()
 

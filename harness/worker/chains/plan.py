@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.worker.chains.program import Convolution, Kind, Program, Size, Step, floats_of
+from harness.worker.chains.program import Convolution, Kind, Program, Size, Step, empty, floats_of, lying
 from harness.worker.convolutions.differentiable import convolution
 
 
@@ -57,66 +57,60 @@ class Plan:
 
     def __init__(self, steps: Sequence[Step], sizes: Sequence[Size], sources: int, outputs: Sequence[int]) -> None:
         """``sizes`` (H, W, C) of all maps, of which the first ones are the ``sources``."""
-        self.sources, self._outputs = sources, tuple(outputs)
-        self._image_bits, self._steps = 0, []
+        self.sources, self.outputs = sources, tuple(outputs)
+        self._image_bits, self.steps = 0, []
         for step in steps:
             kept = step._replace(bits=self._image_bits) if step.kind == Kind.ABOVE else step
-            self._steps.append(kept)
+            self.steps.append(kept)
             if step.kind == Kind.ABOVE:
                 self._image_bits += -(-floats_of(sizes[step.result]) // 8)
-        self.length = len(self._steps)
-        self._sizes = list(sizes)
-        self._forward = Program(self._steps, sizes, [*range(sources), *outputs], self._image_bits)
+        self.length = len(self.steps)
+        self.sizes = list(sizes)
+        self._forward = Program(self.steps, sizes, [*range(sources), *outputs], self._image_bits)
         self._ways: dict[tuple[tuple[int, ...], tuple[int, ...]], Program] = {}
 
     def forward(self, sources: Sequence[Tensor], *, differentiable: bool) -> tuple[list[Tensor], Tensor | None]:
         """The outputs, and what ``back`` needs where that is wanted."""
         count = len(sources[0])
         bits = torch.empty((count, self._image_bits), dtype=torch.uint8) if differentiable else None
-        results = [_empty(count, self._sizes[value]) for value in self._outputs]
-        self._forward.run([*map(_lying, sources), *results], bits, count)
+        results = [empty(count, self.sizes[value]) for value in self.outputs]
+        self._forward.run([*map(lying, sources), *results], bits, count)
         return results, bits
 
     def back(self, gradients: Sequence[Tensor | None], bits: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
         """Gradients of the sources that are ``wanted``, of those of the outputs; None for those that are zero."""
-        known = tuple(value for value, item in zip(self._outputs, gradients, strict=True) if item is not None)
+        known = tuple(value for value, item in zip(self.outputs, gradients, strict=True) if item is not None)
         reached = set(known)
-        for step in reversed(self._steps):
+        for step in reversed(self.steps):
             if step.result in reached:
                 reached.update(step.inputs)
         asked = tuple(value for value in range(self.sources) if wanted[value] and value in reached)
-        results = {value: _empty(len(bits), self._sizes[value]) for value in asked}
+        results = {value: empty(len(bits), self.sizes[value]) for value in asked}
         if asked:
             way = self._ways.get((known, asked))
             if way is None:
-                steps, sizes, given = _backwards(self._steps, self._sizes, known, asked)
+                steps, sizes, given = _backwards(self.steps, self.sizes, known, asked)
                 way = self._ways[known, asked] = Program(steps, sizes, given, self._image_bits)
-            there = [_lying(item) for item in gradients if item is not None]
+            there = [lying(item) for item in gradients if item is not None]
             way.run([*there, *results.values()], bits, len(bits))
         return [results.get(value) for value in range(self.sources)]
+
+    def constants(self, value: int) -> list[Tensor]:
+        """What the step that makes it works with besides maps."""
+        layer = self.steps[value - self.sources].convolution
+        return [] if layer is None else [layer.layer.weight, *([] if layer.bias is None else [layer.bias])]
 
     def one_by_one(self, sources: Sequence[Tensor]) -> list[Tensor]:
         """The outputs of the same operations, each by itself: derivatives of every kind."""
         maps: dict[int, Tensor] = dict(enumerate(sources))
-        for step in self._steps:
+        for step in self.steps:
             inputs = [maps[value] for value in step.inputs]
             if step.convolution is not None:
                 layer, form, bias, _ = step.convolution
                 maps[step.result] = convolution(inputs[0], layer, form, bias)
             else:
                 maps[step.result] = inputs[0].relu() if step.kind == Kind.ABOVE else inputs[0] + inputs[1]
-        return [maps[value] for value in self._outputs]
-
-
-def _empty(count: int, size: Size) -> Tensor:
-    """Room for maps (N, C, H, W) that lie as (N, H, W, C)."""
-    # Not a view: those that an autograd function makes may not be written to.
-    return torch.empty((count, size[2], *size[:2]), memory_format=torch.channels_last)
-
-
-def _lying(maps: Tensor) -> Tensor:
-    """(N, H, W, C) of (N, C, H, W)."""
-    return maps.permute(0, 2, 3, 1).contiguous()
+        return [maps[value] for value in self.outputs]
 
 
 class _Chain(torch.autograd.Function):

@@ -36,12 +36,14 @@ def chain(
     given: int,
     bits: int,
     image_bits: int,
+    cuts: int,
     start: int,
     count: int,
     /,
 ) -> None:
-    """Take ``count`` images from ``start`` on through ``length`` steps; ``chains.plan`` makes the tables.
+    """Take ``count`` images from ``start`` on through ``length`` steps; ``chains.program`` makes the tables.
 
     ``floats`` of room: for each image, and for those that are computed together. ``given`` are the addresses of
-    the tensors that are read and written; ``bits`` may be 0, an image's are ``image_bits`` bytes.
+    the tensors that are read and written; ``bits`` may be 0, an image's are ``image_bits`` bytes. ``cuts`` are for
+    windows of known maps; ``ValueError`` where one is not inside its map.
     """

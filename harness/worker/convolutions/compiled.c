@@ -286,19 +286,27 @@ struct value {
     int64_t where, offset, floats; /* of an image; an offset is the number of a given tensor, or floats */
 };
 
-enum { CONVOLUTION, ABOVE, CHOSEN, SUM, COPY };
+enum { CONVOLUTION, ABOVE, CHOSEN, SUM, COPY, AROUND };
 
 struct step {
     int64_t kind, first, second, result; /* values */
     int64_t bits;                        /* where an image's begin */
-    int64_t job, bias;                   /* addresses */
+    int64_t job, bias;                   /* addresses; of AROUND: the number of a cut */
     int64_t together;                    /* images that are computed together in this step and its neighbours */
+};
+
+/* Windows of known maps, one for each image, with windows of other values in their places, as far as they reach in. */
+struct cut {
+    int64_t maps, known, height, width; /* (known, height, width, channels) floats */
+    int64_t numbers, corners, places;   /* addresses: (images,) which map; (2, images) where in it; (2, images) where laid */
+    int64_t images, down, across, side; /* `side`: of what is laid */
 };
 
 struct chain {
     const struct step *steps;
     const struct value *values;
     float *const *given;
+    const struct cut *cuts;
     unsigned char *bits; /* NULL: none are wanted */
     long length, image_bits, all, few, start, count;
 };
@@ -308,6 +316,41 @@ static float *find(const struct chain *chain, int64_t number, long at, float *ro
     if (value->where == GIVEN) return chain->given[value->offset] + (chain->start + at) * value->floats;
     if (value->where == ALL) return room + value->offset * chain->count + at * value->floats;
     return room + chain->all * chain->count + value->offset;
+}
+
+/* Whether the windows from image `start` on lie in their maps. */
+static int fits(const struct cut *cut, long start, long count) {
+    const int64_t *numbers = (const int64_t *)cut->numbers, *corners = (const int64_t *)cut->corners;
+    for (long m = start; m < start + count; m++) {
+        int64_t top = corners[m], left = corners[cut->images + m];
+        if (m >= cut->images || numbers[m] < 0 || numbers[m] >= cut->known || top < 0 || top > cut->height - cut->down ||
+            left < 0 || left > cut->width - cut->across)
+            return 0;
+    }
+    return 1;
+}
+
+static long between(long least, long value, long most) { return value < least ? least : value > most ? most : value; }
+
+static void lay_around(const struct cut *cut, long start, long count, long channels, const float *laid, float *to) {
+    const int64_t *corners = (const int64_t *)cut->corners, *places = (const int64_t *)cut->places;
+    for (long m = start; m < start + count; m++, laid += cut->side * cut->side * channels) {
+        long y = places[m], x = places[cut->images + m];
+        long first = between(0, x, cut->across), last = between(first, x + cut->side, cut->across);
+        int64_t number = ((const int64_t *)cut->numbers)[m];
+        const float *map = (const float *)cut->maps;
+        map += ((number * cut->height + corners[m]) * cut->width + corners[cut->images + m]) * channels;
+        for (long line = 0; line < cut->down; line++, map += cut->width * channels, to += cut->across * channels) {
+            if (line < y || line >= y + cut->side) {
+                memcpy(to, map, sizeof(float) * cut->across * channels);
+                continue;
+            }
+            memcpy(to, map, sizeof(float) * first * channels);
+            memcpy(to + first * channels, laid + ((line - y) * cut->side + first - x) * channels,
+                   sizeof(float) * (last - first) * channels);
+            memcpy(to + last * channels, map + last * channels, sizeof(float) * (cut->across - last) * channels);
+        }
+    }
 }
 
 static void perform(const struct chain *chain, const struct vectors *widest, const struct step *step, long at,
@@ -326,6 +369,9 @@ static void perform(const struct chain *chain, const struct vectors *widest, con
         widest->summed(from, find(chain, step->second, at, room), to, count * floats);
     } else if (step->kind == COPY) {
         memcpy(to, from, sizeof(float) * count * floats);
+    } else if (step->kind == AROUND) {
+        const struct cut *cut = chain->cuts + step->job;
+        lay_around(cut, chain->start + at, count, floats / (cut->down * cut->across), from, to);
     } else {
         for (long image = 0; image < count; image++, from += floats, to += floats) {
             if (step->kind == CHOSEN) widest->chosen(from, to, bits, floats);
@@ -347,22 +393,25 @@ static void in_order(const struct chain *chain, const struct vectors *widest, fl
 }
 
 static PyObject *chain(PyObject *self, PyObject *arguments) {
-    unsigned long long steps, values, given, bits;
+    unsigned long long steps, values, given, bits, cuts;
     struct vectors widest;
     struct chain job;
     int lanes;
-    if (!PyArg_ParseTuple(arguments, "iKlK(ll)KKlll", &lanes, &steps, &job.length, &values, &job.all, &job.few, &given,
-                          &bits, &job.image_bits, &job.start, &job.count))
+    if (!PyArg_ParseTuple(arguments, "iKlK(ll)KKlKll", &lanes, &steps, &job.length, &values, &job.all, &job.few, &given,
+                          &bits, &job.image_bits, &cuts, &job.start, &job.count))
         return NULL;
     if (!vectors_of(lanes, &widest)) return refused(lanes, 1, 1);
     job.steps = (const struct step *)steps;
     job.values = (const struct value *)values;
     job.given = (float *const *)given;
     job.bits = (unsigned char *)bits;
+    job.cuts = (const struct cut *)cuts;
     size_t besides = 0;
     for (const struct step *step = job.steps; step < job.steps + job.length; step++) {
-        const struct job *convolution = (const struct job *)step->job;
-        if (convolution && convolution->room > besides) besides = convolution->room;
+        if (step->kind == CONVOLUTION && ((const struct job *)step->job)->room > besides)
+            besides = ((const struct job *)step->job)->room;
+        if (step->kind == AROUND && !fits(job.cuts + step->job, job.start, job.count))
+            return PyErr_Format(PyExc_ValueError, "expected windows inside the maps");
     }
     float *room = room_for((size_t)job.all * job.count + job.few + besides);
     if (!room) return PyErr_NoMemory();

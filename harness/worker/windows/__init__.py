@@ -18,7 +18,8 @@ from torch import Tensor
 from harness.worker.network import MICRO_BATCH, Network
 from harness.worker.windows.areas import Area, cut_planes
 from harness.worker.windows.known import Known, StaleError, UnsuitedError
-from harness.worker.windows.partial import Pass
+from harness.worker.windows.near import NearChains
+from harness.worker.windows.partial import Partial, Pass
 from harness.worker.windows.rules import RULES
 
 MEMORY = 256 << 20
@@ -70,6 +71,9 @@ class Windows:
         """How often sides and sizes came that were not known to give them then."""
         self._shares: dict[tuple[int, int], float] = {}
         """What part of a full pass's time windows of a side take in micro-batches of a size."""
+        chained = network.chains is not None and network.convolutions is not None
+        self._chains = NearChains(network.convolutions) if chained else None
+        """What computes chains of operations on windows in one go."""
         self._forget(np.empty((0, 0, 0, 0), np.float32))
 
     def _forget(self, images: NDArray[np.float32]) -> None:
@@ -169,10 +173,18 @@ class Windows:
                 return self._compare(found, work, time.process_time() - began, images, anchors, area, size)
         except Exception:
             # Whatever it is that the network cannot do with windows, it can be asked as always.
-            self.broken = True
+            self._refused()
             return self._whole(x)
         self._last.append((images, anchors, work))
         return found
+
+    def _refused(self) -> None:
+        """From now on windows go through one operation after the other, or, where they did, there are none."""
+        self.broken = self._chains is None
+        self._chains = None
+        self._equal.clear()
+        self._shares.clear()
+        self._forget(self._images)
 
     def _pays(self, side: int, size: int) -> bool | None:
         """Whether windows take less time, where that is known: smaller ones pay all the more.
@@ -209,7 +221,10 @@ class Windows:
         if not torch.equal(found, expected):
             if kind in self._equal:
                 self.broken = True
-            self._shares[kind] = np.inf
+            elif self._chains is not None:
+                self._refused()
+            else:
+                self._shares[kind] = np.inf
             return expected
         self._equal.add(kind)
         if self._pays(*kind) is None:
@@ -229,11 +244,18 @@ class Windows:
         for _ in range(TRIES):
             work = Pass(self._known, anchors[rows])
             with contextlib.suppress(StaleError):
-                logits = self._network.run(work.enter(entry, area, images.shape[2:]))
+                logits = self._asked(work.enter(entry, area, images.shape[2:]))
                 work.close()
                 return logits[: len(images)].float(), work
             self._take_down(np.unique(anchors))
         raise UnsuitedError("activations that are needed were never there")
+
+    def _asked(self, images: Partial) -> Tensor:
+        """What the network says of parts of images; ``UnsuitedError`` where chains have lost something."""
+        logits = self._network.run(images, self._chains)
+        if self._chains is not None and self._chains.lost:
+            raise UnsuitedError("something that chains cannot follow")
+        return logits
 
     def _take_down(self, numbers: Numbers) -> None:
         """Keep the activations of some known images, of those for which there is room."""
@@ -244,7 +266,7 @@ class Windows:
             images = torch.from_numpy(self._images[part[np.arange(size) % len(part)]])
             work = Pass(self._known)
             images = images.contiguous(memory_format=self._network.layout)
-            self._network.run(work.enter(images, Area(np.empty((2, 0), np.int64), 1), images.shape[2:]))
+            self._asked(work.enter(images, Area(np.empty((2, 0), np.int64), 1), images.shape[2:]))
             work.close()
             taken = max(1, work.bytes_per_image())
             self._room = min(self._room, MEMORY // taken)

@@ -33,6 +33,12 @@ class Area(NamedTuple):
     side: int
 
 
+def inside(inner: Area, outer: Area) -> bool:
+    """Whether all windows lie inside the others."""
+    off = inner.corners - outer.corners
+    return bool(off.min() >= 0 and off.max() <= outer.side - inner.side)
+
+
 def cut_planes(images: NDArray[Any], rows: NDArray[np.int64], area: Area) -> NDArray[Any]:
     """Windows (M, C, side, side) of contiguous ``images`` (N, C, H, W), the m-th of image ``rows[m]``; a copy."""
     count, channels, height, width = images.shape

@@ -123,6 +123,10 @@ class Partial(Tensor):
         made.work, made.key, made.held, made.area, made.extent = work, key, held, area, (height, width)
         return made
 
+    def copied(self) -> Partial:
+        """The same part, which stays what it is."""
+        return Partial.of(self.work, self.key, self.held, self.area, self.extent)
+
     @classmethod
     def __torch_function__(
         cls,

@@ -15,7 +15,7 @@ from harness.worker.convolutions.differentiable import convolution
 from harness.worker.convolutions.layer import Form, Layer
 from harness.worker.convolutions.winograd import TILE
 from harness.worker.descriptions import changes
-from harness.worker.windows.areas import Area, Slide
+from harness.worker.windows.areas import Area, Slide, inside
 from harness.worker.windows.areas import slide as slide_of
 from harness.worker.windows.known import Rules
 from harness.worker.windows.partial import Partial, around, refuse_seen
@@ -87,7 +87,7 @@ def _common(parts: Sequence[Partial]) -> Area | None:
     """Windows that hold those of all parts; None where they would not fit the map."""
     areas = [part.area for part in parts]
     lead = max(areas, key=lambda area: area.side)
-    if parts[0].work.anchors is None or all(area is lead or _inside(area, lead) for area in areas):
+    if parts[0].work.anchors is None or all(area is lead or inside(area, lead) for area in areas):
         return lead
     first = np.minimum.reduce([area.corners for area in areas])
     last = np.maximum.reduce([area.corners + area.side for area in areas])
@@ -95,12 +95,6 @@ def _common(parts: Sequence[Partial]) -> Area | None:
     if side > min(extent):
         return None
     return Area(np.minimum(first, [[length - side] for length in extent]), side)
-
-
-def _inside(inner: Area, outer: Area) -> bool:
-    """Whether all windows lie inside the others."""
-    off = inner.corners - outer.corners
-    return bool(off.min() >= 0 and off.max() <= outer.side - inner.side)
 
 
 def _widened(part: Partial, area: Area) -> Tensor:
