@@ -316,3 +316,19 @@ def test_a_plan_computes_what_its_steps_do(seed) -> None:
     with torch.no_grad():
         for one, other in zip(chained(plan, starts), expected, strict=True):
             assert torch.equal(one, other)
+
+
+def test_what_is_written_to_between_two_uses_is_noticed() -> None:
+    network, _ = prepared()
+    net, chains = network.module, network.chains
+    x = images(4)
+    with torch.no_grad():
+        maps = network.module.stem(x)
+        for write in (False, True):
+            source = maps.clone(memory_format=torch.channels_last)
+            with chains:
+                early = net.one(source)
+                if write:
+                    source.mul_(2)
+                chains.computed(early + net.two(source))
+            assert chains.lost is write

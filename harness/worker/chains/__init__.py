@@ -209,11 +209,13 @@ class Chains(TorchFunctionMode):
                 for item, written in node.inputs:
                     if isinstance(item, _Node) and item.value is None:
                         waiting.append((item, False))
-                    elif id(item) not in numbers:
-                        given, before = (item.value, item.written) if isinstance(item, _Node) else (item, written)
-                        assert given is not None
-                        with torch._C.DisableTorchFunctionSubclass():
-                            self.lost |= given._version != before
+                        continue
+                    given, before = (item.value, item.written) if isinstance(item, _Node) else (item, written)
+                    assert given is not None
+                    with torch._C.DisableTorchFunctionSubclass():
+                        # One that was written to in between may come a second time.
+                        self.lost |= given._version != before
+                    if id(item) not in numbers:
                         numbers[id(item)] = len(sources)
                         sources.append(given)
         return nodes, sources, numbers

@@ -71,9 +71,10 @@ class Windows:
         """How often sides and sizes came that were not known to give them then."""
         self._shares: dict[tuple[int, int], float] = {}
         """What part of a full pass's time windows of a side take in micro-batches of a size."""
-        chained = network.chains is not None and network.convolutions is not None
-        self._chains = NearChains(network.convolutions) if chained else None
+        self._chains: NearChains | None = None
         """What computes chains of operations on windows in one go."""
+        if network.chains is not None and network.convolutions is not None:
+            self._chains = NearChains(network.convolutions)
         self._forget(np.empty((0, 0, 0, 0), np.float32))
 
     def _forget(self, images: NDArray[np.float32]) -> None:
