@@ -72,7 +72,10 @@ def _limit_memory(limit: int) -> None:
 
 def _trim() -> None:
     """Hand freed memory back to the system, so that what the system counts is what is held."""
+    gc.unfreeze()
     gc.collect()
+    # What is left stays for long: no need to look at all of a network each time that some objects have been made.
+    gc.freeze()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
